@@ -1,0 +1,332 @@
+"""What a node must still know after kill -9: one SQLite file in a folder of mode 0700.
+
+Everything that a peer could use against this member if it were forgotten is committed *before* the message
+that depends on it leaves (rules A6, A8 and E4): the own contribution of a sum, which seeds and shares were
+given, which survivor set was opened for an input class. The file holds secrets of the running key epochs;
+they are deleted when the run ends (rule A10).
+
+A copy restored from a backup could answer twice, so the file remembers which inode it was created as: a
+copy has another one, and every epoch that it still holds open is refused (DESIGN section 9).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from policies.errors import UserError
+
+SCHEMA_VERSION: Final = 1
+_SCHEMA = """
+create table if not exists meta (key text primary key, value text not null) strict;
+create table if not exists runs (
+    run_id text primary key,
+    proposal blob not null,
+    phase text not null check (phase in ('announced', 'joined', 'keyed', 'ready', 'ended')),
+    state blob not null,
+    dealer text not null default '',
+    deals blob not null default x'',
+    next_k integer not null default 0,
+    previous blob not null default x'',
+    survivors text not null default '',
+    snapshot blob not null default x'',
+    progress blob not null default x'',
+    end_reason text not null default ''
+) strict;
+create table if not exists sums (
+    run_id text not null references runs (run_id) on delete cascade,
+    k integer not null,
+    header blob not null,
+    contribution blob not null,
+    seeds_for text not null default '',
+    seeds_answer blob not null default x'',
+    shares_for text not null default '',
+    shares_answer blob not null default x'',
+    primary key (run_id, k)
+) strict;
+create table if not exists opened (
+    run_id text not null references runs (run_id) on delete cascade,
+    k integer not null,
+    class_key text not null,
+    survivors text not null,
+    chain blob not null,
+    primary key (run_id, k)
+) strict;
+create table if not exists journal (
+    entry integer primary key autoincrement,
+    at text not null,
+    run_id text not null,
+    event text not null,
+    details text not null
+) strict;
+"""
+
+
+class NodeStateRefused(UserError):
+    """The node's state file cannot be used as it is."""
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """One run as this node last committed it."""
+
+    run_id: str
+    proposal: bytes
+    phase: str
+    state: bytes
+    dealer: str
+    deals: dict[str, bytes]
+    next_k: int
+    previous: bytes
+    survivors: tuple[str, ...]
+    snapshot: bytes
+    progress: bytes
+    end_reason: str
+
+
+@dataclass(frozen=True)
+class SumRecord:
+    """This node's part in one sum; what was answered is final (rule A6)."""
+
+    run_id: str
+    k: int
+    header: bytes
+    contribution: bytes
+    seeds_for: tuple[str, ...] | None
+    seeds_answer: bytes
+    shares_for: tuple[str, ...] | None
+    shares_answer: bytes
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text)) if text else ()
+
+
+class NodeStore:
+    """The node's durable state. Safe to use from several threads; every write is one transaction."""
+
+    def __init__(self, state_dir: Path) -> None:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        state_dir.chmod(0o700)
+        self._path = state_dir / "node.sqlite"
+        self._lock = threading.RLock()
+        created = not self._path.exists()
+        if created:
+            os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600))
+        try:
+            self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
+            self._db.execute("pragma journal_mode = wal")
+            self._db.execute("pragma synchronous = full")
+            self._db.execute("pragma foreign_keys = on")
+            self._db.executescript(_SCHEMA)
+        except sqlite3.DatabaseError as error:
+            raise NodeStateRefused(
+                f"Expected this node's state in {self._path}, found a file that SQLite cannot read ({error}); "
+                "move it away to start with an empty state: runs in progress are then lost to this node."
+            ) from None
+        self._check_version()
+        self._refuse_a_restored_copy()
+
+    def close(self) -> None:
+        """Close the file; a later call on this object fails."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("begin immediate")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("rollback")
+                raise
+            self._db.execute("commit")
+
+    def _check_version(self) -> None:
+        row = self._db.execute("select value from meta where key = 'schema'").fetchone()
+        if row is None:
+            with self._transaction() as db:
+                db.execute("insert into meta values ('schema', ?)", (str(SCHEMA_VERSION),))
+        elif row[0] != str(SCHEMA_VERSION):
+            raise NodeStateRefused(
+                f"{self._path} has state version {row[0]}, this release reads version {SCHEMA_VERSION}; "
+                "run the release that wrote it, or start with an empty state folder."
+            )
+
+    def _refuse_a_restored_copy(self) -> None:
+        status = self._path.stat()
+        here = f"{status.st_dev}:{status.st_ino}"
+        row = self._db.execute("select value from meta where key = 'inode'").fetchone()
+        with self._transaction() as db:
+            db.execute("insert or replace into meta values ('inode', ?)", (here,))
+            if row is not None and row[0] != here:
+                db.execute(
+                    "update runs set phase = 'ended', state = x'', deals = x'', "
+                    "end_reason = 'the state was restored from a copy, which may have answered already' "
+                    "where phase <> 'ended'"
+                )
+                db.execute("delete from sums")
+
+    # -- runs -----------------------------------------------------------------------------------------
+
+    def run(self, run_id: str) -> RunRecord | None:
+        """The run as last committed, or None."""
+        with self._lock:
+            row = self._db.execute(
+                "select run_id, proposal, phase, state, dealer, deals, next_k, previous, survivors, snapshot, "
+                "progress, end_reason from runs where run_id = ?",
+                (run_id,),
+            ).fetchone()
+        if row is None:
+            return None
+        deals = {name: bytes.fromhex(text) for name, text in json.loads(row[5] or b"{}").items()}
+        return RunRecord(*row[:5], deals, row[6], row[7], _names(row[8]), *row[9:])
+
+    def runs(self) -> list[tuple[str, str, int, str]]:
+        """(run id, phase, sums opened, end reason) of every run, oldest first."""
+        with self._lock:
+            return self._db.execute("select run_id, phase, next_k, end_reason from runs order by rowid").fetchall()
+
+    def add_run(self, run_id: str, proposal: bytes, state: bytes) -> None:
+        """Record a run at its first message (phase `announced`)."""
+        with self._transaction() as db:
+            db.execute(
+                "insert into runs (run_id, proposal, phase, state) values (?, ?, 'announced', ?)",
+                (run_id, proposal, state),
+            )
+
+    def advance(
+        self, run_id: str, phase: str, state: bytes, *, dealer: str = "", deals: dict[str, bytes] | None = None
+    ) -> None:
+        """Move a run to its next phase of the key epoch."""
+        stored = json.dumps({name: deal.hex() for name, deal in (deals or {}).items()}).encode()
+        with self._transaction() as db:
+            db.execute(
+                "update runs set phase = ?, state = ?, dealer = ?, deals = ? where run_id = ? and phase <> 'ended'",
+                (phase, state, dealer, stored, run_id),
+            )
+
+    def end_run(self, run_id: str, reason: str) -> None:
+        """End a run and delete its keys, contributions and intermediate models (rule A10)."""
+        with self._transaction() as db:
+            db.execute(
+                "update runs set phase = 'ended', state = x'', deals = x'', snapshot = x'', end_reason = ? "
+                "where run_id = ?",
+                (reason, run_id),
+            )
+            db.execute("delete from sums where run_id = ?", (run_id,))
+
+    # -- sums -----------------------------------------------------------------------------------------
+
+    def sum(self, run_id: str, k: int) -> SumRecord | None:
+        """This node's record of sum k, or None."""
+        with self._lock:
+            row = self._db.execute(
+                "select run_id, k, header, contribution, seeds_for, seeds_answer, shares_for, shares_answer "
+                "from sums where run_id = ? and k = ?",
+                (run_id, k),
+            ).fetchone()
+        if row is None:
+            return None
+        return SumRecord(
+            row[0],
+            row[1],
+            row[2],
+            row[3],
+            _names(row[4]) if row[4] else None,
+            row[5],
+            _names(row[6]) if row[6] else None,
+            row[7],
+        )
+
+    def add_contribution(self, run_id: str, k: int, header: bytes, contribution: bytes) -> None:
+        """Commit a contribution before it is sent; a second one for the same k is a bug and refused."""
+        with self._transaction() as db:
+            db.execute(
+                "insert into sums (run_id, k, header, contribution) values (?, ?, ?, ?)",
+                (run_id, k, header, contribution),
+            )
+
+    def add_seeds_answer(self, run_id: str, k: int, dropped: tuple[str, ...], answer: bytes) -> None:
+        """Commit for whom seeds were given (S2a), before they leave."""
+        with self._transaction() as db:
+            db.execute(
+                "update sums set seeds_for = ?, seeds_answer = ? where run_id = ? and k = ? and seeds_for = ''",
+                (json.dumps(dropped), answer, run_id, k),
+            )
+
+    def add_shares_answer(self, run_id: str, k: int, survivors: tuple[str, ...], answer: bytes) -> None:
+        """Commit for which final survivor set shares were given (S2b), before they leave."""
+        with self._transaction() as db:
+            db.execute(
+                "update sums set shares_for = ?, shares_answer = ? where run_id = ? and k = ? and shares_for = ''",
+                (json.dumps(survivors), answer, run_id, k),
+            )
+
+    def opened_classes(self, run_id: str) -> dict[str, tuple[str, ...]]:
+        """Survivor set that was opened for each input class of the run (rule A7)."""
+        with self._lock:
+            rows = self._db.execute(
+                "select class_key, survivors from opened where run_id = ? order by k", (run_id,)
+            ).fetchall()
+        return {key: _names(names) for key, names in rows}
+
+    def commit_opening(
+        self,
+        run_id: str,
+        k: int,
+        *,
+        class_key: str,
+        survivors: tuple[str, ...],
+        chain: bytes,
+        snapshot: bytes,
+        progress: bytes,
+    ) -> None:
+        """Commit an opened sum with the model that follows from it: the node's checkpoint of the round."""
+        with self._transaction() as db:
+            db.execute(
+                "insert into opened (run_id, k, class_key, survivors, chain) values (?, ?, ?, ?, ?)",
+                (run_id, k, class_key, json.dumps(survivors), chain),
+            )
+            db.execute(
+                "update runs set next_k = ?, previous = ?, survivors = ?, snapshot = ?, progress = ? "
+                "where run_id = ?",
+                (k + 1, chain, json.dumps(survivors), snapshot, progress, run_id),
+            )
+            # The coordinator asks for nothing older than the sum in progress: old uploads only cost space.
+            db.execute("update sums set contribution = x'' where run_id = ? and k < ?", (run_id, k))
+
+    def openings(self, run_id: str) -> list[tuple[int, tuple[str, ...], bytes]]:
+        """(k, survivors, chain hash) of every opened sum, ascending."""
+        with self._lock:
+            rows = self._db.execute(
+                "select k, survivors, chain from opened where run_id = ? order by k", (run_id,)
+            ).fetchall()
+        return [(k, _names(names), chain) for k, names, chain in rows]
+
+    # -- journal --------------------------------------------------------------------------------------
+
+    def journal(self, at: str, run_id: str, event: str, **details: str | int | list[str]) -> None:
+        """Append to the node's own record of what it disclosed, refused or found odd."""
+        with self._transaction() as db:
+            db.execute(
+                "insert into journal (at, run_id, event, details) values (?, ?, ?, ?)",
+                (at, run_id, event, json.dumps(details, sort_keys=True)),
+            )
+
+    def journal_entries(self, run_id: str | None = None) -> list[tuple[str, str, str, dict[str, object]]]:
+        """(time, run id, event, details), oldest first."""
+        with self._lock:
+            rows = self._db.execute(
+                "select at, run_id, event, details from journal where ? is null or run_id = ? order by entry",
+                (run_id, run_id),
+            ).fetchall()
+        return [(at, run, event, json.loads(details)) for at, run, event, details in rows]

@@ -1,0 +1,237 @@
+"""Closed, frozen models read from small TOML files, and one clear sentence for whatever is wrong with such a file."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from policies.errors import UserError
+
+MAX_FILE_BYTES = 1 << 20
+_MAX_DEPTH = 16
+_MAX_SHOWN_CHARACTERS = 60
+
+# tomllib spends quadratic time on a key of very many dotted parts; nothing of ours has more than three.
+_ENDLESS_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
+
+_EXPECTED = {
+    "string_type": "text in quotes",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "tuple_type": "a list in square brackets",
+    "dict_type": "a table",
+    "model_type": "a table",
+    "model_attributes_type": "a table",
+    "path_type": "a path in quotes",
+}
+
+
+class ClosedModel(BaseModel):
+    """A frozen model without unknown keys and without silent conversions (`"5"` is not 5)."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+Model = TypeVar("Model", bound=ClosedModel)
+
+
+def read_bounded(path: Path, error: type[UserError]) -> bytes:
+    """Read a small file whole.
+
+    Args:
+        path: The file; at most `MAX_FILE_BYTES` long.
+        error: What to raise when it cannot be read.
+
+    Raises:
+        UserError: As `error`: the file is absent, unreadable, not a file, or too large.
+    """
+    try:
+        if not path.is_file():
+            found = "a folder" if path.is_dir() else "nothing"
+            raise error(f"{shown_path(path)}: expected a file, found {found}; give the path of an existing file.")
+        with path.open("rb") as stream:
+            content = stream.read(MAX_FILE_BYTES + 1)
+    except (OSError, ValueError) as problem:
+        reason = problem.strerror if isinstance(problem, OSError) else "the path is not valid"
+        raise error(f"{shown_path(path)}: cannot be read ({reason}); check the path and its permissions.") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise error(
+            f"{shown_path(path)}: expected at most {MAX_FILE_BYTES} bytes, found more; is this the right file?"
+        )
+    return content
+
+
+def parse_toml(content: bytes, path: Path, error: type[UserError]) -> dict[str, Any]:
+    """Parse TOML into dictionaries, tuples and scalars.
+
+    Args:
+        content: The bytes of the file, already bounded.
+        path: Where they came from, for the message.
+        error: What to raise when they are not TOML.
+
+    Raises:
+        UserError: As `error`: not UTF-8, not TOML, or nested beyond reason.
+    """
+    where = shown_path(path)
+    if content.startswith(b"\xef\xbb\xbf"):
+        raise error(f"{where}: expected plain UTF-8, found a byte-order mark; save the file without one.")
+    try:
+        text = content.decode("utf-8")
+    except UnicodeDecodeError as problem:
+        raise error(
+            f"{where}: expected UTF-8 text, found other bytes at offset {problem.start};"
+            " is this the right file, and saved as UTF-8?"
+        ) from None
+    if _ENDLESS_KEY.search(text):
+        raise error(f"{where}: expected keys of a few dotted parts, found one of 16 or more; shorten it.")
+    try:
+        return {key: _freeze(value, 1) for key, value in tomllib.loads(text).items()}
+    except RecursionError:
+        raise error(f"{where}: expected at most {_MAX_DEPTH} nested levels, found more; flatten the file.") from None
+    except ValueError as problem:  # TOMLDecodeError is one; integers of thousands of digits raise the bare one
+        raise error(f"{where}: expected TOML, found a mistake: {one_line(problem)}; correct that place.") from None
+
+
+def parse_model(model: type[Model], data: dict[str, Any], where: str, error: type[UserError], hint: str) -> Model:
+    """Validate parsed data; whatever is wrong becomes one sentence.
+
+    Args:
+        model: The model to build.
+        data: As `parse_toml` returns it.
+        where: Name of the file, the start of the sentence.
+        error: What to raise.
+        hint: What to do about a key that is missing or unknown, for example "see `tallystick agreement new`".
+
+    Raises:
+        UserError: As `error`, naming the first problem and how many more there are.
+    """
+    try:
+        return model.model_validate(data)
+    except ValidationError as problem:
+        raise error(f"{where}: {validation_sentence(problem, hint)}") from None
+
+
+def validation_sentence(problem: ValidationError, hint: str) -> str:
+    """The first problem of a validation in words, without a final line break.
+
+    Values of keys that may hold a secret (and of unknown keys, where anything may have been typed) are never repeated.
+
+    Args:
+        problem: What pydantic raised.
+        hint: What to do about missing and unknown keys.
+    """
+    details = problem.errors(include_url=False)
+    first = details[0]
+    place = _place(first["loc"])
+    kind, context = first["type"], first.get("ctx", {})
+    secret = bool(_SECRET_KEYS & {part for part in first["loc"] if isinstance(part, str)})
+    found = "a value that is not shown here" if secret else shown(first["input"])
+    if kind == "missing":
+        text = f"{place} is missing; add it ({hint})"
+    elif kind == "extra_forbidden":
+        text = f"{place} is not a known key; remove it or correct its spelling ({hint})"
+    elif kind == "union_tag_not_found":
+        text = f"{place}.{_tag_name(context)} is missing; add it ({hint})"
+    elif kind == "union_tag_invalid":
+        text = (
+            f"{place}.{_tag_name(context)}: expected one of {context.get('expected_tags')},"
+            f" found {shown(context.get('tag'))}; choose one of them"
+        )
+    elif kind == "value_error":
+        stated = one_line(context.get("error", first["msg"])).rstrip(".")
+        text = f"{place}: {stated}" if first["loc"] else stated
+    else:
+        expected = _EXPECTED.get(kind) or _expected_from_context(kind, context, first["msg"])
+        text = f"{place}: expected {expected}, found {found}; correct it"
+    more = len(details) - 1
+    return text + (f" (and {more} more problem{'s' if more > 1 else ''})." if more else ".")
+
+
+def shown(value: object) -> str:
+    """A short, single-line, printable form of what was found."""
+    if isinstance(value, dict):
+        return "a table"
+    if isinstance(value, tuple | list):
+        return f"a list of {len(value)}"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) and value.bit_length() > 64:
+        return "a number of more than 64 bits"
+    text = ascii(value)
+    return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}... ({len(text)} characters)"
+
+
+def shown_path(path: Path) -> str:
+    """A path as it may be printed: one line, no control characters."""
+    return one_line(path)
+
+
+def one_line(text: object) -> str:
+    """`str(text)` with line breaks and unprintable characters escaped, so that it stays one line."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in " ".join(str(text).split()))
+
+
+_SECRET_KEYS = {"url", "password", "holdout_key"}
+
+
+def _tag_name(context: dict[str, Any]) -> str:
+    return str(context.get("discriminator", "kind")).strip("'")
+
+
+def _place(location: tuple[int | str, ...]) -> str:
+    """`("members", 1, "role")` as `members[2].role`: people count from one."""
+    text = ""
+    for part in location:
+        if isinstance(part, int):
+            text += f"[{part + 1}]"
+        elif not (text and part in _UNION_TAGS):
+            text += f".{one_line(part)}" if text else one_line(part)
+    return text[:200] or "the file"
+
+
+# pydantic puts the tag of a discriminated union into the location; nobody wrote it in the file.
+_UNION_TAGS = {"csv", "parquet", "sql"}
+
+
+def _expected_from_context(kind: str, context: dict[str, Any], message: str) -> str:
+    match kind:
+        case "literal_error":
+            return f"one of {context['expected']}"
+        case "greater_than_equal":
+            return f"at least {context['ge']}"
+        case "greater_than":
+            return f"more than {context['gt']}"
+        case "less_than_equal":
+            return f"at most {context['le']}"
+        case "less_than":
+            return f"less than {context['lt']}"
+        case "string_too_short":
+            return f"at least {context['min_length']} character(s)"
+        case "string_too_long":
+            return f"at most {context['max_length']} characters"
+        case "too_short":
+            return f"at least {context['min_length']} entries"
+        case "too_long":
+            return f"at most {context['max_length']} entries"
+        case "string_pattern_mismatch":
+            return f"text of the form {context['pattern']}"
+        case _:
+            return one_line(message).removeprefix("Input should be ").rstrip(".")
+
+
+def _freeze(value: Any, depth: int) -> Any:
+    """Lists become tuples, so that a frozen model is frozen all the way down."""
+    if depth > _MAX_DEPTH:
+        raise RecursionError
+    if isinstance(value, list):
+        return tuple(_freeze(item, depth + 1) for item in value)
+    if isinstance(value, dict):
+        return {key: _freeze(item, depth + 1) for key, item in value.items()}
+    return value
