@@ -55,12 +55,16 @@ def read_bounded(path: Path, error: type[UserError]) -> bytes:
     try:
         if not path.is_file():
             found = "a folder" if path.is_dir() else "nothing"
-            raise error(f"{shown_path(path)}: expected a file, found {found}; give the path of an existing file.")
+            raise error(
+                f"{shown_path(path)}: expected a file, found {found}; give the path of an existing file."
+            )
         with path.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else "the path is not valid"
-        raise error(f"{shown_path(path)}: cannot be read ({reason}); check the path and its permissions.") from None
+        raise error(
+            f"{shown_path(path)}: cannot be read ({reason}); check the path and its permissions."
+        ) from None
     if len(content) > MAX_FILE_BYTES:
         raise error(
             f"{shown_path(path)}: expected at most {MAX_FILE_BYTES} bytes, found more; is this the right file?"
@@ -94,12 +98,20 @@ def parse_toml(content: bytes, path: Path, error: type[UserError]) -> dict[str, 
     try:
         return {key: _freeze(value, 1) for key, value in tomllib.loads(text).items()}
     except RecursionError:
-        raise error(f"{where}: expected at most {_MAX_DEPTH} nested levels, found more; flatten the file.") from None
-    except ValueError as problem:  # TOMLDecodeError is one; integers of thousands of digits raise the bare one
-        raise error(f"{where}: expected TOML, found a mistake: {one_line(problem)}; correct that place.") from None
+        raise error(
+            f"{where}: expected at most {_MAX_DEPTH} nested levels, found more; flatten the file."
+        ) from None
+    except (
+        ValueError
+    ) as problem:  # TOMLDecodeError is one; integers of thousands of digits raise the bare one
+        raise error(
+            f"{where}: expected TOML, found a mistake: {one_line(problem)}; correct that place."
+        ) from None
 
 
-def parse_model(model: type[Model], data: dict[str, Any], where: str, error: type[UserError], hint: str) -> Model:
+def parse_model(
+    model: type[Model], data: dict[str, Any], where: str, error: type[UserError], hint: str
+) -> Model:
     """Validate parsed data; whatever is wrong becomes one sentence.
 
     Args:
@@ -165,7 +177,11 @@ def shown(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         return "a number of more than 64 bits"
     text = ascii(value)
-    return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}... ({len(text)} characters)"
+    return (
+        text
+        if len(text) <= _MAX_SHOWN_CHARACTERS
+        else f"{text[:_MAX_SHOWN_CHARACTERS]}... ({len(text)} characters)"
+    )
 
 
 def shown_path(path: Path) -> str:
