@@ -31,13 +31,14 @@ create table if not exists runs (
     proposal blob not null,
     phase text not null check (phase in ('announced', 'joined', 'keyed', 'ready', 'ended')),
     state blob not null,
+    announcement blob not null,
+    joined blob not null default x'',
     dealer text not null default '',
     deals blob not null default x'',
+    confirmation blob not null default x'',
     next_k integer not null default 0,
     previous blob not null default x'',
-    survivors text not null default '',
     snapshot blob not null default x'',
-    progress blob not null default x'',
     end_reason text not null default ''
 ) strict;
 create table if not exists sums (
@@ -57,6 +58,9 @@ create table if not exists opened (
     class_key text not null,
     survivors text not null,
     chain blob not null,
+    purpose text not null,
+    input_class text not null,
+    statistics text not null,
     primary key (run_id, k)
 ) strict;
 create table if not exists journal (
@@ -81,13 +85,14 @@ class RunRecord:
     proposal: bytes
     phase: str
     state: bytes
+    announcement: bytes
+    joined: bytes
     dealer: str
     deals: dict[str, bytes]
+    confirmation: bytes
     next_k: int
     previous: bytes
-    survivors: tuple[str, ...]
     snapshot: bytes
-    progress: bytes
     end_reason: str
 
 
@@ -103,6 +108,19 @@ class SumRecord:
     seeds_answer: bytes
     shares_for: tuple[str, ...] | None
     shares_answer: bytes
+
+
+@dataclass(frozen=True)
+class OpenedRecord:
+    """What is remembered of an opened sum: never its values, but what binds and describes it."""
+
+    k: int
+    class_key: str
+    survivors: tuple[str, ...]
+    chain: bytes
+    purpose: str
+    input_class: str
+    statistics: dict[str, float | list[float]]
 
 
 def _names(text: str) -> tuple[str, ...]:
@@ -169,7 +187,7 @@ class NodeStore:
             db.execute("insert or replace into meta values ('inode', ?)", (here,))
             if row is not None and row[0] != here:
                 db.execute(
-                    "update runs set phase = 'ended', state = x'', deals = x'', "
+                    "update runs set phase = 'ended', state = x'', joined = x'', deals = x'', "
                     "end_reason = 'the state was restored from a copy, which may have answered already' "
                     "where phase <> 'ended'"
                 )
@@ -181,44 +199,69 @@ class NodeStore:
         """The run as last committed, or None."""
         with self._lock:
             row = self._db.execute(
-                "select run_id, proposal, phase, state, dealer, deals, next_k, previous, survivors, snapshot, "
-                "progress, end_reason from runs where run_id = ?",
+                "select run_id, proposal, phase, state, announcement, joined, dealer, deals, confirmation, "
+                "next_k, previous, snapshot, end_reason from runs where run_id = ?",
                 (run_id,),
             ).fetchone()
         if row is None:
             return None
-        deals = {name: bytes.fromhex(text) for name, text in json.loads(row[5] or b"{}").items()}
-        return RunRecord(*row[:5], deals, row[6], row[7], _names(row[8]), *row[9:])
+        run, proposal, phase, state, announcement, joined, dealer, deals, confirmation, next_k, *rest = row
+        return RunRecord(
+            run,
+            proposal,
+            phase,
+            state,
+            announcement,
+            joined,
+            dealer,
+            {name: bytes.fromhex(text) for name, text in json.loads(deals or b"{}").items()},
+            confirmation,
+            next_k,
+            *rest,
+        )
 
     def runs(self) -> list[tuple[str, str, int, str]]:
         """(run id, phase, sums opened, end reason) of every run, oldest first."""
         with self._lock:
             return self._db.execute("select run_id, phase, next_k, end_reason from runs order by rowid").fetchall()
 
-    def add_run(self, run_id: str, proposal: bytes, state: bytes) -> None:
-        """Record a run at its first message (phase `announced`)."""
+    def add_run(self, run_id: str, proposal: bytes, state: bytes, announcement: bytes) -> None:
+        """Record a run at its first message (phase `announced`), before the message leaves."""
         with self._transaction() as db:
             db.execute(
-                "insert into runs (run_id, proposal, phase, state) values (?, ?, 'announced', ?)",
-                (run_id, proposal, state),
+                "insert into runs (run_id, proposal, phase, state, announcement) values (?, ?, 'announced', ?, ?)",
+                (run_id, proposal, state, announcement),
             )
 
-    def advance(
-        self, run_id: str, phase: str, state: bytes, *, dealer: str = "", deals: dict[str, bytes] | None = None
+    def set_joined(self, run_id: str, joined: bytes) -> None:
+        """The cohort of the key epoch is known and checked."""
+        with self._transaction() as db:
+            db.execute("update runs set phase = 'joined', joined = ? where run_id = ?", (joined, run_id))
+
+    def set_keyed(
+        self, run_id: str, state: bytes, *, dealer: str, deals: dict[str, bytes], confirmation: bytes
     ) -> None:
-        """Move a run to its next phase of the key epoch."""
-        stored = json.dumps({name: deal.hex() for name, deal in (deals or {}).items()}).encode()
+        """The sealing key is here; what was dealt and confirmed is final for this dealer."""
+        stored = json.dumps({name: deal.hex() for name, deal in deals.items()}).encode()
         with self._transaction() as db:
             db.execute(
-                "update runs set phase = ?, state = ?, dealer = ?, deals = ? where run_id = ? and phase <> 'ended'",
-                (phase, state, dealer, stored, run_id),
+                "update runs set phase = 'keyed', state = ?, dealer = ?, deals = ?, confirmation = ? where run_id = ?",
+                (state, dealer, stored, confirmation, run_id),
+            )
+
+    def set_ready(self, run_id: str, state: bytes) -> None:
+        """All members confirmed one key: sums may begin."""
+        with self._transaction() as db:
+            db.execute(
+                "update runs set phase = 'ready', state = ?, joined = x'', deals = x'' where run_id = ?",
+                (state, run_id),
             )
 
     def end_run(self, run_id: str, reason: str) -> None:
         """End a run and delete its keys, contributions and intermediate models (rule A10)."""
         with self._transaction() as db:
             db.execute(
-                "update runs set phase = 'ended', state = x'', deals = x'', snapshot = x'', end_reason = ? "
+                "update runs set phase = 'ended', state = x'', joined = x'', deals = x'', end_reason = ? "
                 "where run_id = ?",
                 (reason, run_id),
             )
@@ -271,46 +314,42 @@ class NodeStore:
                 (json.dumps(survivors), answer, run_id, k),
             )
 
-    def opened_classes(self, run_id: str) -> dict[str, tuple[str, ...]]:
-        """Survivor set that was opened for each input class of the run (rule A7)."""
-        with self._lock:
-            rows = self._db.execute(
-                "select class_key, survivors from opened where run_id = ? order by k", (run_id,)
-            ).fetchall()
-        return {key: _names(names) for key, names in rows}
-
-    def commit_opening(
-        self,
-        run_id: str,
-        k: int,
-        *,
-        class_key: str,
-        survivors: tuple[str, ...],
-        chain: bytes,
-        snapshot: bytes,
-        progress: bytes,
-    ) -> None:
+    def commit_opening(self, run_id: str, opening: OpenedRecord, snapshot: bytes) -> None:
         """Commit an opened sum with the model that follows from it: the node's checkpoint of the round."""
         with self._transaction() as db:
             db.execute(
-                "insert into opened (run_id, k, class_key, survivors, chain) values (?, ?, ?, ?, ?)",
-                (run_id, k, class_key, json.dumps(survivors), chain),
+                "insert into opened (run_id, k, class_key, survivors, chain, purpose, input_class, statistics) "
+                "values (?, ?, ?, ?, ?, ?, ?, ?)",
+                (
+                    run_id,
+                    opening.k,
+                    opening.class_key,
+                    json.dumps(opening.survivors),
+                    opening.chain,
+                    opening.purpose,
+                    opening.input_class,
+                    json.dumps(opening.statistics),
+                ),
             )
             db.execute(
-                "update runs set next_k = ?, previous = ?, survivors = ?, snapshot = ?, progress = ? "
-                "where run_id = ?",
-                (k + 1, chain, json.dumps(survivors), snapshot, progress, run_id),
+                "update runs set next_k = ?, previous = ?, snapshot = ? where run_id = ?",
+                (opening.k + 1, opening.chain, snapshot, run_id),
             )
             # The coordinator asks for nothing older than the sum in progress: old uploads only cost space.
-            db.execute("update sums set contribution = x'' where run_id = ? and k < ?", (run_id, k))
+            db.execute("update sums set contribution = x'' where run_id = ? and k < ?", (run_id, opening.k))
 
-    def openings(self, run_id: str) -> list[tuple[int, tuple[str, ...], bytes]]:
-        """(k, survivors, chain hash) of every opened sum, ascending."""
+    def openings(self, run_id: str) -> list[OpenedRecord]:
+        """Every opened sum of the run, ascending."""
         with self._lock:
             rows = self._db.execute(
-                "select k, survivors, chain from opened where run_id = ? order by k", (run_id,)
+                "select k, class_key, survivors, chain, purpose, input_class, statistics from opened "
+                "where run_id = ? order by k",
+                (run_id,),
             ).fetchall()
-        return [(k, _names(names), chain) for k, names, chain in rows]
+        return [
+            OpenedRecord(k, key, _names(names), chain, purpose, input_class, json.loads(statistics))
+            for k, key, names, chain, purpose, input_class, statistics in rows
+        ]
 
     # -- journal --------------------------------------------------------------------------------------
 

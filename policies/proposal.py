@@ -37,13 +37,18 @@ class MethodSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     method: Literal["newton", "fedavg", "fedprox", "fedadam"] = "newton"
-    rounds: Annotated[int, Field(ge=1, le=1000)] = 8
+    rounds: Annotated[int, Field(ge=1, le=1000)] = 12
+    """Training rounds; `newton` takes it as an upper limit and stops where it has converged."""
     local_epochs: Annotated[int, Field(ge=1, le=100)] = 1
     batch_size: Annotated[int, Field(ge=1, le=1_048_576)] = 1024
-    learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.05
-    proximal_mu: Annotated[float, Field(ge=0, le=1000)] = 0.0
-    server_learning_rate: Annotated[float, Field(gt=0, le=100)] = 1.0
-    update_clip: Annotated[float, Field(gt=0, le=1000)] = 4.0
+    optimiser: Literal["adam", "sgd"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.02
+    proximal_mu: Annotated[float, Field(ge=0, le=1000)] = 0.01
+    server_learning_rate: Annotated[float, Field(gt=0, le=100)] = 0.05
+    clip: Annotated[float, Field(gt=0, le=1000)] = 0.5
+    """Largest change of one coordinate in one round (L-infinity)."""
+    target_parameters: Annotated[int, Field(ge=0, le=50_000_000)] = 0
+    """For neural towers: choose hidden layers of about this many parameters; 0 keeps the agreement's layers."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
 
 
@@ -98,7 +103,9 @@ class RunProposal(BaseModel):
                 f"The run proposal is malformed at {where}: {first['msg']}; ask the operator to propose it again."
             ) from None
         if proposal.to_bytes() != raw:
-            raise ProposalRefused("The run proposal is not in canonical form; ask the operator to propose it again.")
+            raise ProposalRefused(
+                "The run proposal is not in canonical form; ask the operator to propose it again."
+            )
         return proposal
 
 

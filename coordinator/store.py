@@ -1,0 +1,259 @@
+"""The coordinator's checkpoints: one SQLite file from which a run continues after kill -9.
+
+It holds proposals, signed protocol messages and sealed sums: ciphertexts and masked values, never an opened
+sum, a key or a row. A survivor set is committed before it is announced, because asking for a second one
+would be refused by every honest node (rule A6) and would end the run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from policies.errors import UserError
+
+SCHEMA_VERSION: Final = 1
+RunStatus = Literal["queued", "running", "paused", "finished", "failed"]
+_SCHEMA = """
+create table if not exists meta (key text primary key, value text not null) strict;
+create table if not exists runs (
+    run_id text primary key,
+    request blob not null,
+    status text not null,
+    proposal blob not null default x'',
+    members text not null default '',
+    announcements text not null default '',
+    confirmations text not null default '',
+    reason text not null default ''
+) strict;
+create table if not exists sums (
+    run_id text not null references runs (run_id) on delete cascade,
+    k integer not null,
+    purpose text not null default '',
+    closed blob not null default x'',
+    survivors text not null default '',
+    final_survivors text not null default '',
+    sealed_sum blob not null default x'',
+    primary key (run_id, k)
+) strict;
+create table if not exists events (
+    entry integer primary key autoincrement,
+    at text not null,
+    run_id text not null,
+    event text not null,
+    details text not null
+) strict;
+"""
+
+
+class CoordinatorStateRefused(UserError):
+    """The coordinator's state file cannot be used as it is."""
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A run as last committed."""
+
+    run_id: str
+    request: bytes
+    status: str
+    proposal: bytes
+    announcements: tuple[bytes, ...]
+    confirmations: tuple[bytes, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class StoredSum:
+    """One sum as last committed: `sealed_sum` is empty while it is not finished."""
+
+    k: int
+    purpose: str
+    closed: bytes
+    survivors: tuple[str, ...]
+    final_survivors: tuple[str, ...]
+    sealed_sum: bytes
+
+
+@dataclass(frozen=True)
+class Event:
+    """One line of a run's public progress."""
+
+    entry: int
+    at: str
+    run_id: str
+    event: str
+    details: dict[str, object]
+
+
+def _dump(messages: tuple[bytes, ...]) -> str:
+    return json.dumps([message.hex() for message in messages])
+
+
+def _load(text: str) -> tuple[bytes, ...]:
+    return tuple(bytes.fromhex(message) for message in json.loads(text)) if text else ()
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(json.loads(text)) if text else ()
+
+
+class CoordinatorStore:
+    """Durable state of the coordinator, shared by its driver and by `tallystick train` in another process."""
+
+    def __init__(self, state_dir: Path) -> None:
+        state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._path = state_dir / "coordinator.sqlite"
+        self._lock = threading.RLock()
+        if not self._path.exists():
+            os.close(os.open(self._path, os.O_CREAT | os.O_WRONLY, 0o600))
+        try:
+            self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=30)
+            self._db.execute("pragma journal_mode = wal")
+            self._db.execute("pragma synchronous = full")
+            self._db.execute("pragma foreign_keys = on")
+            self._db.executescript(_SCHEMA)
+            row = self._db.execute("select value from meta where key = 'schema'").fetchone()
+        except sqlite3.DatabaseError as error:
+            raise CoordinatorStateRefused(
+                f"Expected the coordinator's state in {self._path}, found a file that SQLite cannot read ({error}); "
+                "restore it from a backup, or move it away to start empty."
+            ) from None
+        if row is None:
+            self._db.execute("insert or ignore into meta values ('schema', ?)", (str(SCHEMA_VERSION),))
+        elif row[0] != str(SCHEMA_VERSION):
+            raise CoordinatorStateRefused(
+                f"{self._path} has state version {row[0]}, this release reads version {SCHEMA_VERSION}; "
+                "run the release that wrote it, or start with an empty state folder."
+            )
+
+    def close(self) -> None:
+        """Close the file."""
+        with self._lock:
+            self._db.close()
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            self._db.execute("begin immediate")
+            try:
+                yield self._db
+            except BaseException:
+                self._db.execute("rollback")
+                raise
+            self._db.execute("commit")
+
+    # -- runs -----------------------------------------------------------------------------------------
+
+    def queue_run(self, run_id: str, request: bytes) -> None:
+        """Ask for a run; the coordinator process takes it up."""
+        with self._transaction() as db:
+            db.execute("insert into runs (run_id, request, status) values (?, ?, 'queued')", (run_id, request))
+
+    def run(self, run_id: str) -> StoredRun | None:
+        """The run, or None."""
+        with self._lock:
+            row = self._db.execute(
+                "select run_id, request, status, proposal, announcements, confirmations, reason from runs "
+                "where run_id = ?",
+                (run_id,),
+            ).fetchone()
+        if row is None:
+            return None
+        run, request, status, proposal, announcements, confirmations, reason = row
+        return StoredRun(run, request, status, proposal, _load(announcements), _load(confirmations), reason)
+
+    def next_run(self) -> StoredRun | None:
+        """The oldest run that is not over: one in progress before a queued one."""
+        with self._lock:
+            row = self._db.execute(
+                "select run_id from runs where status in ('running', 'paused', 'queued') "
+                "order by status = 'queued', rowid limit 1"
+            ).fetchone()
+        return None if row is None else self.run(row[0])
+
+    def runs(self) -> list[tuple[str, str, str]]:
+        """(run id, status, reason), oldest first."""
+        with self._lock:
+            return self._db.execute("select run_id, status, reason from runs order by rowid").fetchall()
+
+    def set_status(self, run_id: str, status: RunStatus, reason: str = "") -> None:
+        """Record where the run stands and, where it failed or waits, why."""
+        with self._transaction() as db:
+            db.execute("update runs set status = ?, reason = ? where run_id = ?", (status, reason, run_id))
+
+    def set_proposal(self, run_id: str, proposal: bytes) -> None:
+        """Commit the signed proposal before it is sent: a restarted coordinator proposes the same run."""
+        with self._transaction() as db:
+            db.execute("update runs set proposal = ?, status = 'running' where run_id = ?", (proposal, run_id))
+
+    def set_epoch(self, run_id: str, announcements: tuple[bytes, ...], confirmations: tuple[bytes, ...]) -> None:
+        """Commit the key epoch's public messages (E1 and E2)."""
+        with self._transaction() as db:
+            db.execute(
+                "update runs set announcements = ?, confirmations = ? where run_id = ?",
+                (_dump(announcements), _dump(confirmations), run_id),
+            )
+
+    # -- sums -----------------------------------------------------------------------------------------
+
+    def close_sum(self, run_id: str, k: int, purpose: str, closed: bytes, survivors: tuple[str, ...]) -> None:
+        """Commit who arrived and the masked aggregate, before anybody is told."""
+        with self._transaction() as db:
+            db.execute(
+                "insert into sums (run_id, k, purpose, closed, survivors) values (?, ?, ?, ?, ?)",
+                (run_id, k, purpose, closed, json.dumps(survivors)),
+            )
+
+    def fix_survivors(self, run_id: str, k: int, survivors: tuple[str, ...], closed: bytes) -> None:
+        """Commit the final survivor set of S2b, before shares are asked for."""
+        with self._transaction() as db:
+            db.execute(
+                "update sums set final_survivors = ?, closed = ? where run_id = ? and k = ? and final_survivors = ''",
+                (json.dumps(survivors), closed, run_id, k),
+            )
+
+    def finish_sum(self, run_id: str, k: int, sealed_sum: bytes) -> None:
+        """Commit the sealed sum: the checkpoint of the step."""
+        with self._transaction() as db:
+            db.execute(
+                "update sums set sealed_sum = ?, closed = x'' where run_id = ? and k = ?",
+                (sealed_sum, run_id, k),
+            )
+
+    def sums(self, run_id: str) -> list[StoredSum]:
+        """All sums of the run in order, without the bytes of old sealed sums' parts."""
+        with self._lock:
+            rows = self._db.execute(
+                "select k, purpose, closed, survivors, final_survivors, sealed_sum from sums where run_id = ? order by k",
+                (run_id,),
+            ).fetchall()
+        return [
+            StoredSum(k, purpose, closed, _names(u), _names(f), sealed) for k, purpose, closed, u, f, sealed in rows
+        ]
+
+    # -- progress -------------------------------------------------------------------------------------
+
+    def add_event(self, at: str, run_id: str, event: str, **details: object) -> None:
+        """Append a line of public progress; `tallystick train` follows it from another process."""
+        with self._transaction() as db:
+            db.execute(
+                "insert into events (at, run_id, event, details) values (?, ?, ?, ?)",
+                (at, run_id, event, json.dumps(details, sort_keys=True)),
+            )
+
+    def events(self, run_id: str, after: int = 0) -> list[Event]:
+        """Events of a run with an entry number above `after`."""
+        with self._lock:
+            rows = self._db.execute(
+                "select entry, at, run_id, event, details from events where run_id = ? and entry > ? order by entry",
+                (run_id, after),
+            ).fetchall()
+        return [Event(entry, at, run, event, json.loads(details)) for entry, at, run, event, details in rows]
