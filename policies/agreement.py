@@ -1,4 +1,4 @@
-"""The agreement: the contract that all members signed, as frozen models with every rule checked on construction.
+"""The agreement: the contract that all members signed, as frozen models that check every rule when built.
 
 `agreement_hash` binds every message of the system; signatures are in `policies.signatures`.
 """
@@ -23,10 +23,12 @@ if TYPE_CHECKING:
     from protos.sealed_sum.bounds import Bounds
 
 KEY_PREFIX = "ed25519:"
+COORDINATOR = "coordinator"
+"""The coordinator's name among the signers; no member may carry it."""
 _HINT = "`tallystick agreement new` writes a complete example"
 
-# Points of order 1, 2, 4 or 8 on edwards25519 (RFC 8032): signatures under them can be made by anybody. The sign
-# bit is cleared before the comparison.
+# Points of order 1, 2, 4 or 8 on edwards25519 (RFC 8032): signatures under them can be made by anybody. The
+# sign bit is cleared before the comparison.
 _SMALL_ORDER_KEYS = frozenset(
     bytes.fromhex(key)
     for key in (
@@ -67,9 +69,7 @@ def parse_identity_key(text: str) -> bytes:
             " copy the key as `tallystick node init` printed it"
         )
     if raw[:31] + bytes([raw[31] & 0x7F]) in _SMALL_ORDER_KEYS:
-        raise ValueError(
-            "expected a real public key, found a placeholder for which anybody can sign; replace it"
-        )
+        raise ValueError("expected a real public key, found a placeholder for which anybody can sign; replace it")
     return raw
 
 
@@ -99,6 +99,13 @@ class Member(_Identified):
     id: MemberId
     role: Slug
 
+    @field_validator("id")
+    @classmethod
+    def _id_is_not_reserved(cls, value: str) -> str:
+        if value == COORDINATOR:
+            raise ValueError(f"expected a member id other than {COORDINATOR!r}, found that word; choose another id")
+        return value
+
 
 class CoordinatorTerms(_Identified):
     """Who coordinates: the operator's identity key."""
@@ -124,8 +131,8 @@ class Feature(ClosedModel):
     def _range_is_usable(self) -> Self:
         if not self.low < self.high:
             raise ValueError(
-                f"feature {self.name!r}: expected low < high, found low = {self.low:g} and high = {self.high:g};"
-                " state the public range of the column"
+                f"feature {self.name!r}: expected low < high, found low = {self.low:g} and"
+                f" high = {self.high:g}; state the public range of the column"
             )
         if self.type == "integer" and not (self.low.is_integer() and self.high.is_integer()):
             raise ValueError(
@@ -225,9 +232,7 @@ class Agreement(ClosedModel):
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
         _unique("member id", (member.id for member in self.members))
-        _unique(
-            "identity key", (self.coordinator.identity_key, *(member.identity_key for member in self.members))
-        )
+        _unique("identity key", (self.coordinator.identity_key, *(member.identity_key for member in self.members)))
         _unique("feature", (f"{feature.role}.{feature.name}" for feature in self.features))
         _unique("task", (task.name for task in self.tasks))
         roles = {member.role for member in self.members}
@@ -249,14 +254,14 @@ class Agreement(ClosedModel):
         names = {feature.name for feature in self.features}
         if self.entities.id_column in names:
             raise ValueError(
-                f"entities.id_column: expected a column that is no feature, found {self.entities.id_column!r};"
-                " an identifier must not be a model input"
+                f"entities.id_column: expected a column that is no feature, found"
+                f" {self.entities.id_column!r}; an identifier must not be a model input"
             )
         for task in self.tasks:
             if task.label in names or task.label == self.entities.id_column:
                 raise ValueError(
-                    f"task {task.name!r}: expected a label column that is neither a feature nor the id column,"
-                    f" found {task.label!r}; a model must not be given its own label"
+                    f"task {task.name!r}: expected a label column that is neither a feature nor the id"
+                    f" column, found {task.label!r}; a model must not be given its own label"
                 )
 
     def _bounds_hold(self) -> None:
@@ -275,8 +280,9 @@ class Agreement(ClosedModel):
     def bounds(self, cohort_size: int) -> Bounds:
         """The bounds of the sealed sum for a cohort of that many members.
 
-        For all members these are the numbers of the agreement. For a smaller cohort (the members of one role) they are
-        derived: at most as many drop-outs as the agreement tolerates, and never fewer survivors than the smallest safe set.
+        For all members these are the numbers of the agreement. For a smaller cohort (the members of one role)
+        they are derived: at most as many drop-outs as the agreement tolerates, and never fewer survivors than
+        the smallest safe set.
 
         Args:
             cohort_size: n, members in the cohort.
@@ -290,8 +296,8 @@ class Agreement(ClosedModel):
         privacy, num_members = self.privacy, len(self.members)
         if not privacy.min_cohort <= cohort_size <= num_members:
             raise AgreementRefused(
-                f"expected a cohort of {privacy.min_cohort} to {num_members} members (privacy.min_cohort, members of"
-                f" the agreement), found {cohort_size}; wait until enough members are there."
+                f"expected a cohort of {privacy.min_cohort} to {num_members} members (privacy.min_cohort,"
+                f" members of the agreement), found {cohort_size}; wait until enough members are there."
             )
         if cohort_size == num_members:
             return Bounds(cohort_size, privacy.max_colluders, privacy.min_survivors, privacy.shamir_threshold)
@@ -324,9 +330,7 @@ class Agreement(ClosedModel):
             if task.name == name:
                 return task
         known = ", ".join(task.name for task in self.tasks)
-        raise AgreementRefused(
-            f"expected a task of the agreement ({known}), found {name!r}; choose one of them."
-        )
+        raise AgreementRefused(f"expected a task of the agreement ({known}), found {name!r}; choose one of them.")
 
     def member(self, member_id: str) -> Member:
         """The member of that id.
@@ -338,17 +342,13 @@ class Agreement(ClosedModel):
             if member.id == member_id:
                 return member
         known = ", ".join(member.id for member in self.members[:20])
-        raise AgreementRefused(
-            f"expected a member of the agreement ({known}), found {member_id!r}; correct the id."
-        )
+        raise AgreementRefused(f"expected a member of the agreement ({known}), found {member_id!r}; correct the id.")
 
 
 def _unique(what: str, values: Iterable[str]) -> None:
     repeated = [value for value, count in Counter(values).items() if count > 1]
     if repeated:
-        raise ValueError(
-            f"expected every {what} once, found {repeated[0]!r} more than once; remove the duplicate"
-        )
+        raise ValueError(f"expected every {what} once, found {repeated[0]!r} more than once; remove the duplicate")
 
 
 def _known_role(what: str, role: str, roles: set[str]) -> None:
@@ -367,7 +367,10 @@ def _bounds_advice(num_members: int, max_colluders: int) -> str:
         smallest = Bounds.smallest(num_members, max_colluders)
     except BoundsViolated:
         return "lower max_colluders or add members"
-    return f"use min_survivors = {smallest.min_survivors} and shamir_threshold = {smallest.shamir_threshold}, or add members"
+    return (
+        f"use min_survivors = {smallest.min_survivors} and shamir_threshold = {smallest.shamir_threshold},"
+        " or add members"
+    )
 
 
 def canonical_json(agreement: Agreement) -> bytes:
@@ -382,7 +385,7 @@ def canonical_json(agreement: Agreement) -> bytes:
 
 
 def agreement_hash(agreement: Agreement) -> bytes:
-    """SHA-256 of `canonical_json`: comments, white space and the order of keys do not matter, everything else does."""
+    """SHA-256 of `canonical_json`: comments, white space and order of keys do not matter, all else does."""
     return hashlib.sha256(canonical_json(agreement)).digest()
 
 

@@ -1,13 +1,13 @@
-"""Closed, frozen models read from small TOML files, and one clear sentence for whatever is wrong with such a file."""
+"""Closed, frozen models read from small TOML files, and one clear sentence for whatever is wrong with one."""
 
 from __future__ import annotations
 
 import re
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
 from policies.errors import UserError
 
@@ -31,6 +31,29 @@ _EXPECTED = {
     "model_attributes_type": "a table",
     "path_type": "a path in quotes",
 }
+_EXPECTED_FORMS = {
+    "literal_error": "one of {expected}",
+    "greater_than_equal": "at least {ge}",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "at most {le}",
+    "less_than": "less than {lt}",
+    "string_too_short": "at least {min_length} character(s)",
+    "string_too_long": "at most {max_length} characters",
+    "too_short": "at least {min_length} entries",
+    "too_long": "at most {max_length} entries",
+    "string_pattern_mismatch": "text of the form {pattern}",
+}
+
+
+def _resolve(value: Path, info: ValidationInfo) -> Path:
+    if not str(value).isprintable():
+        raise ValueError("expected a path, found control characters in it; correct it")
+    base = (info.context or {}).get("base")
+    return value if base is None else base / value
+
+
+ResolvedPath = Annotated[Path, Field(strict=False), AfterValidator(_resolve)]
+"""A path in a settings file; a relative one is meant from the folder of that file."""
 
 
 class ClosedModel(BaseModel):
@@ -55,20 +78,14 @@ def read_bounded(path: Path, error: type[UserError]) -> bytes:
     try:
         if not path.is_file():
             found = "a folder" if path.is_dir() else "nothing"
-            raise error(
-                f"{shown_path(path)}: expected a file, found {found}; give the path of an existing file."
-            )
+            raise error(f"{shown_path(path)}: expected a file, found {found}; give the path of an existing file.")
         with path.open("rb") as stream:
             content = stream.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else "the path is not valid"
-        raise error(
-            f"{shown_path(path)}: cannot be read ({reason}); check the path and its permissions."
-        ) from None
+        raise error(f"{shown_path(path)}: cannot be read ({reason}); check the path and its permissions.") from None
     if len(content) > MAX_FILE_BYTES:
-        raise error(
-            f"{shown_path(path)}: expected at most {MAX_FILE_BYTES} bytes, found more; is this the right file?"
-        )
+        raise error(f"{shown_path(path)}: expected at most {MAX_FILE_BYTES} bytes, found more; is this the right file?")
     return content
 
 
@@ -98,19 +115,19 @@ def parse_toml(content: bytes, path: Path, error: type[UserError]) -> dict[str, 
     try:
         return {key: _freeze(value, 1) for key, value in tomllib.loads(text).items()}
     except RecursionError:
-        raise error(
-            f"{where}: expected at most {_MAX_DEPTH} nested levels, found more; flatten the file."
-        ) from None
-    except (
-        ValueError
-    ) as problem:  # TOMLDecodeError is one; integers of thousands of digits raise the bare one
-        raise error(
-            f"{where}: expected TOML, found a mistake: {one_line(problem)}; correct that place."
-        ) from None
+        raise error(f"{where}: expected at most {_MAX_DEPTH} nested levels, found more; flatten the file.") from None
+    except ValueError as problem:  # TOMLDecodeError is one; integers of thousands of digits raise the bare one
+        raise error(f"{where}: expected TOML, found a mistake: {one_line(problem)}; correct that place.") from None
 
 
 def parse_model(
-    model: type[Model], data: dict[str, Any], where: str, error: type[UserError], hint: str
+    model: type[Model],
+    data: dict[str, Any],
+    where: str,
+    error: type[UserError],
+    hint: str,
+    *,
+    base: Path | None = None,
 ) -> Model:
     """Validate parsed data; whatever is wrong becomes one sentence.
 
@@ -120,12 +137,13 @@ def parse_model(
         where: Name of the file, the start of the sentence.
         error: What to raise.
         hint: What to do about a key that is missing or unknown, for example "see `tallystick agreement new`".
+        base: Folder against which a `ResolvedPath` of the model is resolved.
 
     Raises:
         UserError: As `error`, naming the first problem and how many more there are.
     """
     try:
-        return model.model_validate(data)
+        return model.model_validate(data, context={"base": base})
     except ValidationError as problem:
         raise error(f"{where}: {validation_sentence(problem, hint)}") from None
 
@@ -133,7 +151,8 @@ def parse_model(
 def validation_sentence(problem: ValidationError, hint: str) -> str:
     """The first problem of a validation in words, without a final line break.
 
-    Values of keys that may hold a secret (and of unknown keys, where anything may have been typed) are never repeated.
+    Values of keys that may hold a secret (and of unknown keys, where anything may have been typed) are never
+    repeated.
 
     Args:
         problem: What pydantic raised.
@@ -177,11 +196,7 @@ def shown(value: object) -> str:
     if isinstance(value, int) and value.bit_length() > 64:
         return "a number of more than 64 bits"
     text = ascii(value)
-    return (
-        text
-        if len(text) <= _MAX_SHOWN_CHARACTERS
-        else f"{text[:_MAX_SHOWN_CHARACTERS]}... ({len(text)} characters)"
-    )
+    return text if len(text) <= _MAX_SHOWN_CHARACTERS else f"{text[:_MAX_SHOWN_CHARACTERS]}... ({len(text)} characters)"
 
 
 def shown_path(path: Path) -> str:
@@ -217,29 +232,8 @@ _UNION_TAGS = {"csv", "parquet", "sql"}
 
 
 def _expected_from_context(kind: str, context: dict[str, Any], message: str) -> str:
-    match kind:
-        case "literal_error":
-            return f"one of {context['expected']}"
-        case "greater_than_equal":
-            return f"at least {context['ge']}"
-        case "greater_than":
-            return f"more than {context['gt']}"
-        case "less_than_equal":
-            return f"at most {context['le']}"
-        case "less_than":
-            return f"less than {context['lt']}"
-        case "string_too_short":
-            return f"at least {context['min_length']} character(s)"
-        case "string_too_long":
-            return f"at most {context['max_length']} characters"
-        case "too_short":
-            return f"at least {context['min_length']} entries"
-        case "too_long":
-            return f"at most {context['max_length']} entries"
-        case "string_pattern_mismatch":
-            return f"text of the form {context['pattern']}"
-        case _:
-            return one_line(message).removeprefix("Input should be ").rstrip(".")
+    form = _EXPECTED_FORMS.get(kind)
+    return form.format(**context) if form else one_line(message).removeprefix("Input should be ").rstrip(".")
 
 
 def _freeze(value: Any, depth: int) -> Any:

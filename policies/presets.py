@@ -37,8 +37,8 @@ GMSC_COLUMNS: Mapping[str, str] = MappingProxyType(
 )
 """Give Me Some Credit: column of the published file -> name in our contract."""
 
-# name, type, unit, low, high, reason code, missing allowed. The ranges are public and hold the whole published file
-# (for instance utilisation up to 50,708 and the codes 96 and 98 in the past-due counts), rounded outwards.
+# name, type, unit, low, high, reason code, missing allowed. The ranges are public and hold the whole
+# published file (utilisation up to 50,708 for instance, and the codes 96 and 98 in the past-due counts).
 _GMSC_FEATURES = (
     ("revolving_utilization_of_unsecured_lines", "number", "ratio", 0.0, 1e5, "REVOLVING_UTILIZATION", False),
     ("age", "integer", "years", 0.0, 120.0, "AGE_OF_BORROWER", False),
@@ -136,8 +136,7 @@ def example_agreement(
         coordinator=CoordinatorTerms(identity_key=format_identity_key(coordinator_key)),
         entities=EntityTerms(id_column=id_column, holdout_key=holdout_key.hex()),
         members=tuple(
-            Member(id=member_id, role=role, identity_key=format_identity_key(key))
-            for member_id, key in members.items()
+            Member(id=member_id, role=role, identity_key=format_identity_key(key)) for member_id, key in members.items()
         ),
         features=gmsc_features(role) if features is None else features,
         tasks=(gmsc_task(role),) if tasks is None else tasks,

@@ -1,0 +1,128 @@
+"""The guard: the owner's own rules for this node, above everything that the agreement allows.
+
+It fails closed: without a policy file, or with an empty list, nothing is allowed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from policies.agreement import Agreement, Name, Slug
+from policies.closed_model import ClosedModel, parse_model, parse_toml, read_bounded, shown, shown_path
+from policies.errors import GuardRefused
+
+_HINT = "`tallystick node init` writes a complete example"
+Method = Literal["newton", "fedavg", "fedprox", "fedadam"]
+
+
+class NodePolicy(ClosedModel):
+    """`policy.toml` of one node: what its owner lets it take part in. Lists name what is allowed, nothing else is."""
+
+    format: Literal["tallystick-node-policy/1"]
+    tasks: tuple[Name, ...]
+    purposes: tuple[Slug, ...]
+    methods: tuple[Method, ...]
+    min_cohort: Annotated[int, Field(ge=3)]
+    """Smallest cohort in which this node takes part; the agreement's own floor holds as well."""
+    max_rounds: Annotated[int, Field(ge=1)]
+    require_sealing: bool = True
+    """Whether every sum must be sealed (hidden from the coordinator), not only masked."""
+    auto_cosign: bool = False
+    """Whether this node, as a label holder, co-signs an allowed run without asking its owner."""
+
+
+def load_policy(path: Path) -> NodePolicy:
+    """Read a node's policy.
+
+    Raises:
+        GuardRefused: There is no such file (no policy, no participation), or it is not acceptable.
+    """
+    if not path.exists():
+        raise GuardRefused(
+            f"{shown_path(path)}: expected this node's policy, found nothing; without a policy the node takes part"
+            " in nothing: write one (`tallystick node init` makes a template)."
+        )
+    if path.stat().st_mode & 0o002:
+        raise GuardRefused(
+            f"{shown_path(path)}: expected a policy that only its owner can change, found one that every user can"
+            " write; run chmod o-w on it."
+        )
+    data = parse_toml(read_bounded(path, GuardRefused), path, GuardRefused)
+    return parse_model(NodePolicy, data, shown_path(path), GuardRefused, _HINT)
+
+
+def check_proposal(
+    policy: NodePolicy,
+    agreement: Agreement,
+    *,
+    member: str,
+    task: str,
+    purpose: str,
+    method: str,
+    cohort: Sequence[str],
+    rounds: int,
+    sealed: bool,
+) -> None:
+    """Return if this node may take part in the proposed run.
+
+    1. The agreement knows the task, the purpose for it, and everybody in the cohort.
+    2. The owner's policy allows task, purpose and method.
+    3. The cohort is large enough for both, and holds this node.
+    4. The number of rounds, and the sealing.
+
+    Args:
+        policy: The owner's rules.
+        agreement: The agreement that the run names.
+        member: This node's id.
+        task: Name of the task.
+        purpose: What the result may be used for.
+        method: Training method.
+        cohort: Member ids.
+        rounds: Rounds of training, at most.
+        sealed: Whether all sums are sealed.
+
+    Raises:
+        GuardRefused: The first rule that is not met.
+        AgreementRefused: The agreement does not know the task or a member, or the cohort breaks its bounds.
+    """
+    terms = agreement.task(task)
+    _allowed("purpose", purpose, terms.purposes, f"the agreement for task {task!r}")
+    for member_id in cohort:
+        agreement.member(member_id)
+    _allowed("task", task, policy.tasks, "this node's policy")
+    _allowed("purpose", purpose, policy.purposes, "this node's policy")
+    _allowed("method", method, policy.methods, "this node's policy")
+    if len(set(cohort)) != len(cohort) or member not in cohort:
+        raise GuardRefused(
+            f"expected a cohort that names every member once and this node ({member}) too, found another;"
+            " propose the run again."
+        )
+    if len(cohort) < policy.min_cohort:
+        raise GuardRefused(
+            f"expected a cohort of at least {policy.min_cohort} (min_cohort of this node's policy), found"
+            f" {len(cohort)}; wait for more members, or ask this node's owner."
+        )
+    agreement.bounds(len(cohort))
+    if not 1 <= rounds <= policy.max_rounds:
+        raise GuardRefused(
+            f"expected 1 to {policy.max_rounds} rounds (max_rounds of this node's policy), found {rounds};"
+            " propose fewer, or ask this node's owner."
+        )
+    if policy.require_sealing and not sealed:
+        raise GuardRefused(
+            "expected a sealed run (require_sealing of this node's policy), found one without sealing;"
+            " propose it with sealing."
+        )
+
+
+def _allowed(what: str, found: str, allowed: Sequence[str], whose: str) -> None:
+    if found not in allowed:
+        listed = ", ".join(allowed) or "none"
+        raise GuardRefused(
+            f"expected a {what} that {whose} allows ({listed}), found {shown(found)};"
+            " propose another, or ask the owner to add it."
+        )
