@@ -78,13 +78,11 @@ class Leak:
 
     def sentence(self, facts: RunFacts) -> str:
         """`what` with this run's numbers."""
-        return _fill(
-            self.what,
-            n=str(facts.cohort),
-            c=str(facts.max_colluders),
-            u=str(facts.min_survivors),
-            honest=str(facts.honest_contributors),
-        )
+        return _fill(self.what, facts)
+
+    def adversary_in(self, facts: RunFacts) -> str:
+        """`adversary` with this run's numbers."""
+        return _fill(self.adversary, facts)
 
 
 def leaks_for(facts: RunFacts) -> list[Leak]:
@@ -318,8 +316,7 @@ LEAKS: tuple[Leak, ...] = (
     Leak(
         "score-anonymity-set",
         "platform operator",
-        "One member per role answers for an entity: a partial score hides among the roles, not among the "
-        "nodes.",
+        "One member per role answers for an entity: a partial score hides among the roles, not among the nodes.",
         "platform operator that knows who answers",
         "federated scoring (C6, C10)",
         "federated scoring",
@@ -331,9 +328,9 @@ LEAKS: tuple[Leak, ...] = (
 _PREAMBLE = """\
 # What leaks by design
 
-Generated from `policies/leakage.py` by `python -m policies.leakage`; edit there. The model card of a run prints
-the lines that apply to it, with its own numbers: n members, at most c of them colluding, at least u contributing
-to every opened sum. Whatever is not on this page is not meant to leak: report it.
+Generated from `policies/leakage.py` by `python -m policies.leakage`; edit there. The model card of a run
+prints the lines that apply to it, with its own numbers: n members, at most c of them colluding, at least u
+contributing to every opened sum. Whatever is not on this page is not meant to leak: report it.
 """
 
 
@@ -344,23 +341,24 @@ def leakage_document() -> str:
     """
     lines = [_PREAMBLE]
     for leak in LEAKS:
-        names = {"n": "n", "c": "c", "u": "u", "honest": "u - c"}
         lines += [
             f"## `{leak.id}`",
             "",
             f"**Who:** {leak.who}. **When:** {leak.condition}. **Protocol:** {leak.protocol}.",
             "",
-            _fill(leak.what, **names),
+            _fill(leak.what, None),
             "",
-            f"*Adversary:* {_fill(leak.adversary, **names)}.",
+            f"*Adversary:* {_fill(leak.adversary, None)}.",
             "",
         ]
     return "\n".join(lines)
 
 
-def _fill(text: str, **names: str) -> str:
-    """`str.format` for these few names; any other brace is our own mistake and raises KeyError."""
-    return text.format_map(names)
+def _fill(text: str, facts: RunFacts | None) -> str:
+    """Put a run's numbers into a sentence, or their letters; another name in braces is our mistake: KeyError."""
+    if facts is None:
+        return text.format(n="n", c="c", u="u", honest="u - c")
+    return text.format(n=facts.cohort, c=facts.max_colluders, u=facts.min_survivors, honest=facts.honest_contributors)
 
 
 if __name__ == "__main__":
