@@ -1,1 +1,7 @@
 """The side that never sees a row: it relays, adds ciphertexts, logs what was released, and serves."""
+
+import os
+
+# Flower reads both at import and would otherwise report to its makers; nothing of ours may call home.
+os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["FLWR_DISABLE_UPDATE_CHECK"] = "1"

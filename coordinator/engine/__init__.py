@@ -1,0 +1,1 @@
+"""How a step of a run reaches the members and their answers come back; the driver sees `steps` alone."""

@@ -1,0 +1,1 @@
+"""Generated from fleet_stream.proto; regenerate with `make protos`."""
