@@ -48,4 +48,9 @@ def column_of(values: Sequence[Any], where: str, position: int) -> pd.Series[Any
 
 def _too_large_for_float(values: Sequence[Any]) -> bool:
     """Whole numbers beyond 2^53 are ids; as floats, neighbours would become one."""
-    return any(isinstance(value, (int, Decimal)) and abs(value) > _EXACT_IN_FLOAT for value in values)
+    for value in values:
+        if isinstance(value, Decimal) and value.is_finite() and abs(value) > _EXACT_IN_FLOAT:
+            return True
+        if isinstance(value, int) and abs(value) > _EXACT_IN_FLOAT:
+            return True
+    return False

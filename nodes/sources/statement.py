@@ -12,7 +12,7 @@ from typing import Final
 
 from nodes.sources.errors import DataSourceError
 
-_MAX_QUERY_CHARACTERS: Final = 20_000
+_MAX_QUERY_CHARACTERS: Final = 65_536
 
 # Everything in which a word or a semicolon means nothing. An opening that never closes runs to the end ("unclosed").
 _QUOTED: Final = re.compile(

