@@ -64,6 +64,16 @@ def create_authority(name: str, now: dt.datetime) -> Authority:
     return Authority(certificate, key)
 
 
+def write_authority(authority: Authority, folder: Path) -> None:
+    """Write `consortium-ca.crt` and `consortium-ca.pem` (key) into a private folder.
+
+    Raises:
+        SettingsRefused: The key file exists already.
+    """
+    write_private(folder / "consortium-ca.pem", private_pem(authority.key))
+    (folder / "consortium-ca.crt").write_bytes(authority.certificate.public_bytes(Encoding.PEM))
+
+
 def load_authority(certificate_path: Path, key_path: Path) -> Authority:
     """Read an authority's certificate and key, and check that they belong together.
 

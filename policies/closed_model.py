@@ -158,7 +158,9 @@ def validation_sentence(problem: ValidationError, hint: str) -> str:
         problem: What pydantic raised.
         hint: What to do about missing and unknown keys.
     """
-    details = problem.errors(include_url=False)
+    everything = problem.errors(include_url=False)
+    # A list whose entries are wrong is also reported as too short: pydantic counts the valid ones.
+    details = [one for one in everything if one["type"] != "too_short" or one is everything[0]]
     first = details[0]
     place = _place(first["loc"])
     kind, context = first["type"], first.get("ctx", {})

@@ -1,0 +1,125 @@
+"""`tallystick coordinator`: set up and run the side that never sees a row, and admit members to it."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from coordinator.certificates import (
+    admit as admit_member,
+)
+from coordinator.certificates import (
+    create_authority,
+    create_server_certificate,
+    load_authority,
+    write_authority,
+)
+from coordinator.settings import check_coordinator_files, load_coordinator_settings
+from coordinator.settings_template import coordinator_settings_toml
+from policies.agreement import Agreement, load_agreement
+from policies.closed_model import read_bounded, shown, shown_path
+from policies.errors import AgreementRefused, SettingsRefused
+from policies.key_files import create_identity_key, identity_key_text, load_identity_key, make_private_folder
+from policies.network_address import is_host
+from policies.signatures import verify_signatures
+
+app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
+SettingsPath = Annotated[Path, typer.Option("--settings", help="The coordinator's settings.")]
+
+
+@app.command()
+def init(
+    host: Annotated[
+        list[str], typer.Option(help="Name or address at which members reach it; repeated.", show_default=False)
+    ],
+    folder: Annotated[Path, typer.Option(help="Where keys and settings go.")] = Path(),
+    listen_host: Annotated[str, typer.Option(help="Address to listen on.")] = "0.0.0.0",  # noqa: S104 - faces members
+    port: Annotated[int, typer.Option(help="Port to listen on.", min=0, max=65535)] = 8443,
+    name: Annotated[str, typer.Option(help="Name of the consortium's authority.")] = "Tallystick consortium",
+) -> None:
+    """Make the operator's keys, the consortium's certificate authority and a commented coordinator.toml.
+
+    Example: tallystick coordinator init --folder coordinator --host coordinator.example
+    """
+    for one in (*host, listen_host):
+        if not is_host(one):
+            raise typer.BadParameter(f"expected a host name or an IP address without a port, found {shown(one)}")
+    keys, settings = folder / "keys", folder / "coordinator.toml"
+    if settings.exists():
+        raise SettingsRefused(
+            f"{shown_path(settings)}: expected a folder without a coordinator, found one; choose another --folder."
+        )
+    for private in (keys, folder / "state"):
+        make_private_folder(private)
+    identity = create_identity_key(keys / "identity.pem")
+    authority = create_authority(name, dt.datetime.now(dt.UTC))
+    write_authority(authority, keys)
+    create_server_certificate(authority, host, dt.datetime.now(dt.UTC), keys)
+    (folder / "members").mkdir(exist_ok=True)
+    settings.write_text(coordinator_settings_toml(listen_host=listen_host, fleet_port=port), encoding="utf-8")
+    load_coordinator_settings(settings)
+    print(f"wrote          {shown_path(settings)}")
+    print(f"identity key   {identity_key_text(identity.public_key())}")
+    print(f"Next: put this key into the agreement, and give every member {shown_path(keys / 'consortium-ca.crt')}.")
+
+
+@app.command()
+def admit(
+    request: Annotated[Path, typer.Argument(help="A member's .csr file.", show_default=False)],
+    settings: SettingsPath = Path("coordinator.toml"),
+    authority_key: Annotated[
+        Path | None, typer.Option(help="The authority's key; beside its certificate by default.", show_default=False)
+    ] = None,
+) -> None:
+    """Issue a member's client certificate on the request that its `node init` wrote.
+
+    Example: tallystick coordinator admit bank-a.csr --settings coordinator/coordinator.toml
+    """
+    coordinator_settings = load_coordinator_settings(settings)
+    agreement = _signed_agreement(coordinator_settings.agreement_path)
+    ca_path = coordinator_settings.tls.ca_certificate_path
+    authority = load_authority(ca_path, authority_key or ca_path.with_suffix(".pem"))
+    content = read_bounded(request, SettingsRefused)
+    member_id, certificate = admit_member(authority, agreement, content, dt.datetime.now(dt.UTC))
+    written = coordinator_settings.members_dir / f"{member_id}.crt"
+    try:
+        coordinator_settings.members_dir.mkdir(parents=True, exist_ok=True)
+        written.write_bytes(certificate)
+    except OSError as problem:
+        raise SettingsRefused(
+            f"{shown_path(written)}: cannot be written ({problem.strerror}); check members_dir."
+        ) from None
+    print(f"Admitted {member_id}: send it {shown_path(written)} and {shown_path(ca_path)}.")
+
+
+@app.command()
+def run(settings: SettingsPath = Path("coordinator.toml")) -> None:
+    """Run the coordinator until it is told to stop.
+
+    Example: tallystick coordinator run --settings coordinator/coordinator.toml
+    """
+    coordinator_settings = load_coordinator_settings(settings)
+    check_coordinator_files(coordinator_settings)
+    agreement = _signed_agreement(coordinator_settings.agreement_path)
+    found = identity_key_text(load_identity_key(coordinator_settings.identity_key_path).public_key())
+    if found != agreement.coordinator.identity_key:
+        raise AgreementRefused(
+            f"expected the coordinator's key {agreement.coordinator.identity_key} of the agreement, found {found};"
+            " use the right identity_key_path, or have the agreement changed."
+        )
+    from coordinator.service import serve  # noqa: PLC0415 - flwr and mlflow load only once the settings are sound
+
+    raise typer.Exit(serve(coordinator_settings, announce=_announce))
+
+
+def _signed_agreement(path: Path) -> Agreement:
+    agreement = load_agreement(path)
+    verify_signatures(agreement, path)
+    return agreement
+
+
+def _announce(line: str) -> None:
+    print(line, flush=True)
