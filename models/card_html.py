@@ -1,7 +1,8 @@
 """The page of a model card: one file, no script, no request, readable on paper and in the dark.
 
-The template (models/templates/card.html.j2) holds words and layout; this module prepares what it shows. Everything
-that came from a run is escaped by the template engine; only the plots, which we draw ourselves, go in as markup.
+The template (models/templates/card.html.j2) holds words and layout; this module prepares what it shows.
+Everything that came from a run is escaped by the template engine; only the plots, which we draw ourselves,
+go in as markup.
 """
 
 from __future__ import annotations
@@ -100,8 +101,8 @@ def _tiles(evidence: RunEvidence) -> list[Tile]:
     sums = len(evidence.table.sums)
     tiles.append(Tile("Rounds", str(len(evidence.table.rounds)), f"{sums} sealed sums opened in all"))
     drops = sum(bool(record.dropped) for record in evidence.table.sums)
-    tiles.append(Tile("Drop-outs", str(drops), "sums that were without some member" if drops else "in any sum"))
-    return tiles
+    note = "sums that were without some member" if drops else "in any sum"
+    return [*tiles, Tile("Drop-outs", str(drops), note)]
 
 
 def _plots(evidence: RunEvidence) -> dict[str, Markup]:
@@ -159,8 +160,7 @@ def _markup(svg: bytes, name: str, description: str) -> Markup:
 
 def _title(name: str) -> str:
     """`past_due_30_59` -> `past due 30–59`."""
-    words = re.sub(r"(?<=\d)_(?=\d)", "–", name).replace("_", " ")
-    return words
+    return re.sub(r"(?<=\d)_(?=\d)", "–", name).replace("_", " ")
 
 
 def _strength(information_value: float | None) -> str:

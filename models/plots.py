@@ -176,7 +176,7 @@ def histogram_plot(bins: Sequence[HistogramBin], *, title: str = "", image: Imag
         axes.set(xlabel="predicted PD, from", ylabel="share of all goods / bads", title=title)
         axes.legend(loc="best")
 
-    return _render(draw, (6.4, 3.4), image)
+    return _render(draw, (5.2, 3.3), image)
 
 
 def loss_plot(
@@ -200,7 +200,7 @@ def loss_plot(
         axes.grid(visible=False, axis="x")
         axes.set(xlabel="round", ylabel=label, title=title)
 
-    return _render(draw, (6.4, 3.0), image)
+    return _render(draw, (5.2, 3.3), image)
 
 
 def shape_plot(shape: FeatureShape, *, title: str = "", image: Image = "svg") -> bytes:
@@ -222,15 +222,15 @@ def shape_plot(shape: FeatureShape, *, title: str = "", image: Image = "svg") ->
                 bar.set(hatch="///", edgecolor=PAPER, linewidth=0)
         axes.axhline(0, color=MUTED, linewidth=0.8)
         labels = [b.label for b in shape.bins]
-        crowded = len(labels) > 6 or max(len(label) for label in labels) > 6
+        crowded = len(labels) * max(len(label) for label in labels) > 34
         axes.set_xticks(places, labels, rotation=38 if crowded else 0, ha="right" if crowded else "center")
-        axes.tick_params(axis="x", labelsize=8, length=0)
+        axes.tick_params(axis="x", labelsize=8.5, length=0)
         axes.grid(visible=False, axis="x")
         axes.spines["bottom"].set_visible(False)
         axes.set(ylabel="score points", title=title)
         axes.margins(y=0.12)
 
-    return _render(draw, (4.4, 2.7), image)
+    return _render(draw, (3.6, 2.4), image)
 
 
 def comparison_plot(rows: Sequence[ComparisonLine], *, title: str = "", image: Image = "svg") -> bytes:
@@ -265,7 +265,7 @@ def comparison_plot(rows: Sequence[ComparisonLine], *, title: str = "", image: I
         axes.margins(x=0.18, y=0.12)
         axes.set(xlabel="AUC on the common hold-out", title=title)
 
-    return _render(draw, (6.4, 1.1 + 0.38 * max(len(rows), 1)), image)
+    return _render(draw, (5.2, 1.0 + 0.34 * max(len(rows), 1)), image)
 
 
 def line_plot(
