@@ -13,14 +13,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from models.features import FeatureTerms, TrainingData
 from models.holdout import holdout_mask
-from models.program import TrainingData
 from nodes.column_values import ids_of, numbers_of
 from nodes.contract_report import ColumnReport, ContractReport
 from policies.agreement import Agreement
@@ -35,30 +35,6 @@ class ContractBroken(UserError):
     def __init__(self, sentence: str, report: ContractReport | None = None) -> None:
         super().__init__(sentence)
         self.report = report
-
-
-class FeatureRule(Protocol):
-    """What the check reads of a `policies.agreement.Feature`."""
-
-    @property
-    def name(self) -> str:
-        """Name of the column."""
-
-    @property
-    def type(self) -> str:
-        """`number` or `integer`."""
-
-    @property
-    def low(self) -> float:
-        """Smallest value allowed."""
-
-    @property
-    def high(self) -> float:
-        """Largest value allowed."""
-
-    @property
-    def missing_allowed(self) -> bool:
-        """Whether a row may lack the value."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +142,7 @@ def prepare_rows(
 
 def check_rows(
     frame: pd.DataFrame,
-    features: Sequence[FeatureRule],
+    features: Sequence[FeatureTerms],
     *,
     id_column: str,
     label_column: str | None,
@@ -245,26 +221,28 @@ def _check_columns_are_there(frame: pd.DataFrame, required: Sequence[str], whose
     )
 
 
-def _check_feature(column: pd.Series, rule: FeatureRule) -> tuple[NDArray[np.float64], NDArray[np.bool_], ColumnReport]:
+def _check_feature(
+    column: pd.Series, terms: FeatureTerms
+) -> tuple[NDArray[np.float64], NDArray[np.bool_], ColumnReport]:
     """Values, bad rows and counts of one feature; each row is counted under the first problem that applies."""
     numbers = numbers_of(column)
     values = numbers.as_float
     infinite = np.isinf(values)
-    below = ~infinite & (values < rule.low)
-    above = ~infinite & (values > rule.high)
-    in_range = (values >= rule.low) & (values <= rule.high)
-    not_whole = in_range & (values != np.floor(values)) if rule.type == "integer" else np.zeros_like(infinite)
-    missing = numbers.missing & (not rule.missing_allowed)
+    below = ~infinite & (values < terms.low)
+    above = ~infinite & (values > terms.high)
+    in_range = (values >= terms.low) & (values <= terms.high)
+    not_whole = in_range & (values != np.floor(values)) if terms.type == "integer" else np.zeros_like(infinite)
+    missing = numbers.missing & (not terms.missing_allowed)
     bad = missing | numbers.not_numeric | infinite | below | above | not_whole
     report = ColumnReport(
-        column=rule.name,
+        column=terms.name,
         missing=int(missing.sum()),
         not_numeric=int(numbers.not_numeric.sum()),
         infinite=int(infinite.sum()),
         below_range=int(below.sum()),
         above_range=int(above.sum()),
         not_whole=int(not_whole.sum()),
-        missing_allowed=int(numbers.missing.sum()) if rule.missing_allowed else 0,
+        missing_allowed=int(numbers.missing.sum()) if terms.missing_allowed else 0,
     )
     return values, bad, report
 

@@ -133,6 +133,9 @@ def _connection(url: URL, limits: SourceLimits) -> Iterator[sa.Connection]:
         )
     try:
         with engine.connect() as connection:
+            driver = connection.connection.driver_connection
+            if isinstance(driver, sqlite3.Connection):
+                driver.set_authorizer(_authorize)  # only now: SQLAlchemy reads a PRAGMA when it connects
             yield connection
     finally:
         engine.dispose()
@@ -153,7 +156,6 @@ def _sqlite_engine(url: URL, limits: SourceLimits) -> sa.Engine:
     def connect() -> sqlite3.Connection:
         address = f"file:{quote(str(path.absolute()))}?mode=ro"
         connection = sqlite3.connect(address, uri=True, timeout=limits.connect_timeout_s, check_same_thread=False)
-        connection.set_authorizer(_authorize)
         connection.set_progress_handler(lambda: time.monotonic() > deadline, _SQLITE_STEPS_BETWEEN_CHECKS)
         return connection
 
