@@ -1,0 +1,1 @@
+"""Benchmarks behind `tallystick bench`: each module has a `run` that gives flat rows."""
