@@ -44,6 +44,7 @@ _BY_SQLITE_NAME: Final = {
     "SQLITE_TOOBIG": "expected values of bounded size, found one that is too large; leave that column out",
 }
 _SQLITE_MISSING: Final = re.compile(r"no such (table|column|function)\b")
+_REFUSED: Final = "expected a user, password and database that the server accepts, found others; correct the URL"
 _OTHERWISE: Final = "expected the query to run, found that the database refuses it; try it in the database's own client"
 
 
@@ -82,7 +83,8 @@ def _sqlite_text(problem: sqlite3.Error) -> str:
 
 def _postgresql_text(problem: BaseException | None) -> str:
     state: str | None = getattr(problem, "sqlstate", None)
-    if state is None:
-        # A connection that never came about has no state of the server.
-        return "{unreachable}" if problem is not None else _OTHERWISE
+    if state is None and problem is None:
+        return _OTHERWISE
+    if state is None:  # the driver drops the server's code while it connects; FATAL is left in every language
+        return _REFUSED if "FATAL:" in str(problem) else "{unreachable}"
     return _BY_SQLSTATE.get(state) or _BY_SQLSTATE.get(state[:2]) or _OTHERWISE

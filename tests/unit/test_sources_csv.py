@@ -2,8 +2,8 @@ import gzip
 
 import pytest
 
-from nodes.sources import DataSourceError, SourceLimits, load_rows, read_csv_rows
 from nodes.settings import CsvSource
+from nodes.sources import DataSourceError, SourceLimits, load_rows, read_csv_rows
 
 
 def written(folder, content):

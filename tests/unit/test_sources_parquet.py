@@ -1,4 +1,4 @@
-import datetime
+import datetime as dt
 from decimal import Decimal
 
 import pandas as pd
@@ -25,7 +25,7 @@ def test_types_come_back_as_they_are(tmp_path):
             "age": pa.array([41, 42], pa.int32()),
             "income": [1.5, None],
             "owner": [True, False],
-            "since": [datetime.date(2020, 1, 1), None],
+            "since": [dt.date(2020, 1, 1), None],
         },
     )
 
