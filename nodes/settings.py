@@ -33,7 +33,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, SecretStr, field_validator, model_validator
 
 from policies.agreement import MemberId
-from policies.closed_model import ClosedModel, ResolvedPath, parse_model, parse_toml, read_bounded, shown_path
+from policies.closed_model import VARIABLE, ClosedModel, ResolvedPath, parse_model, parse_toml, read_bounded, shown_path
 from policies.errors import SettingsRefused
 from policies.key_files import check_private, load_identity_key, load_tls_key
 from policies.network_address import split_address, url_holds_password
@@ -93,7 +93,7 @@ class SqlSource(ClosedModel):
     query: Annotated[str, Field(min_length=1, max_length=65536)]
     url: Annotated[SecretStr, Field(max_length=_MAX_URL_CHARACTERS)] | None = None
     """SQLAlchemy URL without a password."""
-    url_env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}$")] | None = None
+    url_env: Annotated[str, Field(pattern=VARIABLE)] | None = None
     """Environment variable that holds the URL."""
     url_file: ResolvedPath | None = None
     """File of mode 0600 that holds the URL on its first line."""

@@ -16,7 +16,19 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from policies.closed_model import ClosedModel, parse_model, parse_toml, read_bounded, shown_path
+from policies.closed_model import (
+    HEX_32_BYTES,
+    HYPHENATED,
+    MEMBER_ID,
+    ONE_LINE,
+    SNAKE_CASE,
+    UPPER_CASE,
+    ClosedModel,
+    parse_model,
+    parse_toml,
+    read_bounded,
+    shown_path,
+)
 from policies.errors import AgreementRefused
 
 if TYPE_CHECKING:
@@ -42,13 +54,13 @@ _SMALL_ORDER_KEYS = frozenset(
     )
 )
 
-Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")]
+Name = Annotated[str, Field(pattern=SNAKE_CASE)]
 """Feature, column and task names: snake case, since they become columns, file names and keys."""
-Slug = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{0,62}$")]
+Slug = Annotated[str, Field(pattern=HYPHENATED)]
 """Roles and purposes: free words of the agreement."""
-MemberId = Annotated[str, Field(pattern=r"^[a-z][a-z0-9-]{1,30}$")]
-ReasonCode = Annotated[str, Field(pattern=r"^[A-Z][A-Z0-9_]{1,47}$")]
-Text = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+MemberId = Annotated[str, Field(pattern=MEMBER_ID)]
+ReasonCode = Annotated[str, Field(pattern=UPPER_CASE)]
+Text = Annotated[str, Field(min_length=1, max_length=200, pattern=ONE_LINE)]
 
 
 def parse_identity_key(text: str) -> bytes:
@@ -205,7 +217,7 @@ class EntityTerms(ClosedModel):
     """How rows are named, and which of them are held out at every node alike."""
 
     id_column: Name
-    holdout_key: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    holdout_key: Annotated[str, Field(pattern=HEX_32_BYTES)]
     """32 bytes in hexadecimal; known to members, keys the hash that picks the hold-out."""
     holdout_percent: Annotated[int, Field(ge=1, le=90)] = 30
 
@@ -273,8 +285,8 @@ class Agreement(ClosedModel):
             Bounds(len(self.members), privacy.max_colluders, privacy.min_survivors, privacy.shamir_threshold)
         except BoundsViolated as problem:
             raise ValueError(
-                f"privacy: with {len(self.members)} members one member's input could be opened"
-                f" ({str(problem).rstrip('.')}); {_bounds_advice(len(self.members), privacy.max_colluders)}"
+                f"privacy: the numbers do not hold together ({_first_clause(problem)});"
+                f" {_bounds_advice(len(self.members), privacy.max_colluders)}"
             ) from None
 
     def bounds(self, cohort_size: int) -> Bounds:
@@ -309,7 +321,7 @@ class Agreement(ClosedModel):
         except BoundsViolated as problem:
             raise AgreementRefused(
                 f"a cohort of {cohort_size} cannot resist {privacy.max_colluders} colluding member(s)"
-                f" ({str(problem).rstrip('.')}); wait until more members are there."
+                f" ({_first_clause(problem)}); wait until more members are there."
             ) from None
 
     def members_of(self, role: str) -> tuple[Member, ...]:
@@ -357,6 +369,11 @@ def _known_role(what: str, role: str, roles: set[str]) -> None:
             f"{what}: expected a role that some member has ({', '.join(sorted(roles))}), found {role!r};"
             " correct it or add a member"
         )
+
+
+def _first_clause(problem: Exception) -> str:
+    """What was expected and found, without the advice, which is ours to give."""
+    return str(problem).partition(";")[0].rstrip(".")
 
 
 def _bounds_advice(num_members: int, max_colluders: int) -> str:

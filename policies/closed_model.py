@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import tomllib
 from pathlib import Path
@@ -18,6 +19,23 @@ _MAX_SHOWN_CHARACTERS = 60
 # tomllib spends quadratic time on a key of very many dotted parts; nothing of ours has more than three.
 _ENDLESS_KEY = re.compile(r"""(?<![\w-])(?:(?:[\w-]++|"[^"\n]*"|'[^'\n]*')[ \t]*\.[ \t]*){16}""")
 
+SNAKE_CASE = r"^[a-z][a-z0-9_]{0,63}$"
+HYPHENATED = r"^[a-z][a-z0-9-]{0,62}$"
+MEMBER_ID = r"^[a-z][a-z0-9-]{1,30}$"
+UPPER_CASE = r"^[A-Z][A-Z0-9_]{1,47}$"
+HEX_32_BYTES = r"^[0-9a-f]{64}$"
+ONE_LINE = r"^[^\x00-\x1f\x7f]+$"
+VARIABLE = r"^[A-Za-z_][A-Za-z0-9_]{0,127}$"
+PATTERNS_IN_WORDS = {
+    SNAKE_CASE: "a name of lower-case letters, digits and underscores, at most 64, a letter first",
+    HYPHENATED: "a word of lower-case letters, digits and hyphens, at most 63, a letter first",
+    MEMBER_ID: "an id of 2 to 31 lower-case letters, digits and hyphens, a letter first",
+    UPPER_CASE: "a code of 2 to 48 capital letters, digits and underscores, a letter first",
+    HEX_32_BYTES: "32 bytes as 64 lower-case hexadecimal digits",
+    ONE_LINE: "one line of text without control characters",
+    VARIABLE: "the name of an environment variable",
+}
+
 _EXPECTED = {
     "string_type": "text in quotes",
     "int_type": "a whole number",
@@ -32,15 +50,15 @@ _EXPECTED = {
     "path_type": "a path in quotes",
 }
 _EXPECTED_FORMS = {
-    "literal_error": "one of {expected}",
+    "literal_error": "{expected}",
     "greater_than_equal": "at least {ge}",
     "greater_than": "more than {gt}",
     "less_than_equal": "at most {le}",
     "less_than": "less than {lt}",
     "string_too_short": "at least {min_length} character(s)",
     "string_too_long": "at most {max_length} characters",
-    "too_short": "at least {min_length} entries",
-    "too_long": "at most {max_length} entries",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
     "string_pattern_mismatch": "text of the form {pattern}",
 }
 
@@ -85,7 +103,9 @@ def read_bounded(path: Path, error: type[UserError]) -> bytes:
         reason = problem.strerror if isinstance(problem, OSError) else "the path is not valid"
         raise error(f"{shown_path(path)}: cannot be read ({reason}); check the path and its permissions.") from None
     if len(content) > MAX_FILE_BYTES:
-        raise error(f"{shown_path(path)}: expected at most {MAX_FILE_BYTES} bytes, found more; is this the right file?")
+        raise error(
+            f"{shown_path(path)}: expected at most {MAX_FILE_BYTES} bytes, found more; check that it is the right file."
+        )
     return content
 
 
@@ -108,7 +128,7 @@ def parse_toml(content: bytes, path: Path, error: type[UserError]) -> dict[str, 
     except UnicodeDecodeError as problem:
         raise error(
             f"{where}: expected UTF-8 text, found other bytes at offset {problem.start};"
-            " is this the right file, and saved as UTF-8?"
+            " check that it is the right file, and saved as UTF-8."
         ) from None
     if _ENDLESS_KEY.search(text):
         raise error(f"{where}: expected keys of a few dotted parts, found one of 16 or more; shorten it.")
@@ -116,8 +136,10 @@ def parse_toml(content: bytes, path: Path, error: type[UserError]) -> dict[str, 
         return {key: _freeze(value, 1) for key, value in tomllib.loads(text).items()}
     except RecursionError:
         raise error(f"{where}: expected at most {_MAX_DEPTH} nested levels, found more; flatten the file.") from None
-    except ValueError as problem:  # TOMLDecodeError is one; integers of thousands of digits raise the bare one
+    except tomllib.TOMLDecodeError as problem:
         raise error(f"{where}: expected TOML, found a mistake: {one_line(problem)}; correct that place.") from None
+    except ValueError:  # Python's own limit on integers of thousands of digits
+        raise error(f"{where}: expected numbers of a few digits, found one of thousands; correct it.") from None
 
 
 def parse_model(
@@ -193,6 +215,8 @@ def shown(value: object) -> str:
         return "a table"
     if isinstance(value, tuple | list):
         return f"a list of {len(value)}"
+    if isinstance(value, dt.date | dt.time):
+        return f"the date or time {value.isoformat()}"
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int) and value.bit_length() > 64:
@@ -234,6 +258,8 @@ _UNION_TAGS = {"csv", "parquet", "sql"}
 
 
 def _expected_from_context(kind: str, context: dict[str, Any], message: str) -> str:
+    if kind == "string_pattern_mismatch" and context["pattern"] in PATTERNS_IN_WORDS:
+        return PATTERNS_IN_WORDS[context["pattern"]]
     form = _EXPECTED_FORMS.get(kind)
     return form.format(**context) if form else one_line(message).removeprefix("Input should be ").rstrip(".")
 
