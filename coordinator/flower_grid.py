@@ -13,18 +13,16 @@ from flwr.app import Message, RecordDict
 from flwr.app.error import Error
 from flwr.app.message.message import remove_content_from_message
 from flwr.common.constant import ErrorCode
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.message_pb2 import Message as ProtoMessage
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
-from google.protobuf.message import DecodeError
 
 from coordinator.engine.hub import Hub
+from protos.fleet_stream.flower_messages import MessageRefused, from_bytes, to_bytes
 
 logger = logging.getLogger(__name__)
 
 
-class StreamGrid(Grid):
+class StreamGrid(Grid):  # type: ignore[misc]  # flwr is not followed by the type checker
     """Grid of one run.
 
     Args:
@@ -75,21 +73,15 @@ class StreamGrid(Grid):
             message_id = str(uuid.uuid4())
             message.metadata.__dict__["_message_id"] = message_id  # as Flower's own grids do
             self._sent[message_id] = remove_content_from_message(message)
-            payload = message_to_proto(message).SerializeToString()
-            self._hub.push(member, message_id, payload, message.metadata.ttl)
+            self._hub.push(member, message_id, to_bytes(message), message.metadata.ttl)
             message_ids.append(message_id)
         return message_ids
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """Replies to these messages that have come; each is handed over once."""
-        return [
-            self._read(message_id, payload)
-            for message_id, payload in self._hub.collect(list(message_ids)).items()
-        ]
+        return [self._read(message_id, payload) for message_id, payload in self._hub.collect(list(message_ids)).items()]
 
-    def send_and_receive(
-        self, messages: Iterable[Message], *, timeout: float | None = None
-    ) -> Iterable[Message]:
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Send messages and wait for their replies, at most `timeout` seconds."""
         waiting = {message_id for message_id in self.push_messages(messages) if message_id}
         ends_at = time.monotonic() + timeout if timeout is not None else float("inf")
@@ -118,9 +110,9 @@ class StreamGrid(Grid):
         """Parse a node's reply; one that is malformed becomes an error reply to the same message."""
         sent = self._sent.pop(message_id)
         try:
-            reply = message_from_proto(ProtoMessage.FromString(payload))
-        except (DecodeError, ValueError, TypeError, KeyError) as error:
-            logger.error("malformed reply to %s: %s", message_id, error)
+            reply = from_bytes(payload)
+        except MessageRefused as error:
+            logger.warning("malformed reply to %s: %s", message_id, error)
             return Message(Error(ErrorCode.UNKNOWN, "the reply could not be parsed"), reply_to=sent)
         if reply.metadata.reply_to_message_id != message_id:
             return Message(Error(ErrorCode.UNKNOWN, "the reply names another message"), reply_to=sent)

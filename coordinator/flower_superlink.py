@@ -5,7 +5,6 @@ of each run; its state is one SQLite file. Of its routes the public port shows t
 runtime interfaces are reached in process, so that no second listener exists.
 """
 
-import json
 import logging
 import os
 import socket
@@ -14,13 +13,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Self
 
 import uvicorn
-from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID, Status, SubStatus
+from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.server.superlink.linkstate import LinkState
-from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, NOOP_FEDERATION_ID, TaskType
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER
 from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
@@ -33,16 +31,10 @@ from coordinator.engine.hub import Hub
 from coordinator.engine.steps import Steps
 from coordinator.engine.stream_server import StreamServer
 from coordinator.flower_grid import StreamGrid
+from coordinator.flower_runs import RunRecords
 from policies.errors import UserError
 
 logger = logging.getLogger(__name__)
-
-FAB_ID = "tallystick/installed"
-FAB_HASH = "0" * 64
-"""No bundle exists: nodes run what their owners installed. The hash is what Flower's record wants to hold."""
-
-RUN_HEARTBEAT_S = 20.0
-"""Flower declares a run dead 60 s after its last heartbeat."""
 
 
 class SuperLinkService:
@@ -87,7 +79,7 @@ class SuperLinkService:
         self._http_thread: threading.Thread | None = None
         self._linkstate: LinkState | None = None
 
-    def __enter__(self) -> "SuperLinkService":
+    def __enter__(self) -> Self:
         self.start()
         return self
 
@@ -100,6 +92,9 @@ class SuperLinkService:
         Raises:
             UserError: A certificate or key cannot be used, or a port is taken.
         """
+        flower_logger = logging.getLogger("flwr")
+        flower_logger.handlers.clear()  # it writes to the terminal by itself; ours are enough
+        flower_logger.setLevel(logging.ERROR)
         self._state_dir.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._check_certificates()
         app = create_app(self._superlink_config(), SuperLinkLifespan)
@@ -121,9 +116,7 @@ class SuperLinkService:
         except UserError:
             listener.close()
             raise
-        gate = Gate(
-            app, self._admitted, key_header=FLEET_HTTP_PUBLIC_KEY_HEADER, stream_port=lambda: self.stream_port
-        )
+        gate = Gate(app, self._admitted, key_header=FLEET_HTTP_PUBLIC_KEY_HEADER, stream_port=lambda: self.stream_port)
         self._serve_http(gate, listener)
         logger.info("fleet port %d, stream port %d", self.fleet_port, self.stream_port)
 
@@ -161,69 +154,12 @@ class SuperLinkService:
         if not self._run_lock.acquire(blocking=False):
             raise UserError("This coordinator is driving another run; wait for it to end.")
         try:
-            with self._recorded_run(name) as run:
-                # Flower stamps messages with the identity of the one task a process runs.
-                TaskIdentity.task_id, TaskIdentity.run_id = run.primary_task_id or 0, run.run_id
-                TaskIdentity.node_id = self._state().get_node_id()
+            records = RunRecords(self._state(), self._state_dir / "flower_runs.json")
+            with records.running(name) as run:
                 grid = StreamGrid(self._hub, run, self._node_ids)
                 yield GridSteps(grid, self._node_ids, pause=grid.pause, withdraw=grid.withdraw)
         finally:
             self._run_lock.release()
-
-    @contextmanager
-    def _recorded_run(self, name: str) -> Iterator[Run]:
-        """Keep Flower's record of the run alive while the block lasts, then close it."""
-        run = self._take_up(name) or self._create(name)
-        task_id = run.primary_task_id or 0
-        over = threading.Event()
-
-        def keep_alive() -> None:
-            while not over.wait(RUN_HEARTBEAT_S):
-                self._state().acknowledge_task_heartbeat(task_id)
-
-        heartbeat = threading.Thread(target=keep_alive, name=f"run-{name}", daemon=True)
-        heartbeat.start()
-        sub_status, details = SubStatus.FAILED, "the run ended early"
-        try:
-            yield run
-            sub_status, details = SubStatus.COMPLETED, ""
-        finally:
-            over.set()
-            heartbeat.join()
-            self._state().finish_task(task_id, sub_status, details)
-
-    def _create(self, name: str) -> Run:
-        state = self._state()
-        run_id = state.create_run(
-            FAB_ID, "1", FAB_HASH, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
-        )
-        run = state.get_run_info(run_ids=[run_id])[0]
-        task_id = run.primary_task_id or 0
-        state.claim_task(task_id)
-        state.activate_task(task_id)
-        self._write_runs({**self._read_runs(), name: run_id})
-        return run
-
-    def _take_up(self, name: str) -> Run | None:
-        """Flower's record of a run that is still running; None if there is none of this name, or it has ended."""
-        run_id = self._read_runs().get(name)
-        if run_id is None:
-            return None
-        runs = self._state().get_run_info(run_ids=[run_id])
-        if not runs or runs[0].status.status != Status.RUNNING:
-            return None
-        logger.info("taking up run %s again", name)
-        return runs[0]
-
-    def _read_runs(self) -> dict[str, int]:
-        path = self._state_dir / "flower_runs.json"
-        return dict(json.loads(path.read_text())) if path.exists() else {}
-
-    def _write_runs(self, runs: dict[str, int]) -> None:
-        path = self._state_dir / "flower_runs.json"
-        draft = path.with_suffix(".new")
-        draft.write_text(json.dumps(runs))
-        draft.replace(path)
 
     def _state(self) -> LinkState:
         if self._linkstate is None:

@@ -63,6 +63,7 @@ def run_node(
     Raises:
         FleetError: Something that no retry mends: a certificate, key or clock that the coordinator does not accept.
     """
+    logging.getLogger("httpx").setLevel(logging.WARNING)  # a line for every heartbeat otherwise
     credentials = _load_credentials(connection)
     app = client_app(handle)
     pulse = _Pulse(stop)
@@ -84,9 +85,7 @@ def run_node(
         pulse.end()
 
 
-def _connect(
-    connection: FleetConnection, credentials: Credentials, stop: threading.Event
-) -> Session | None:
+def _connect(connection: FleetConnection, credentials: Credentials, stop: threading.Event) -> Session | None:
     """Open a session, trying until it succeeds; None if `stop` was set before."""
 
     def before_sleep(state: tenacity.RetryCallState) -> None:

@@ -14,7 +14,7 @@ class FleetError(UserError):
     """The coordinator will not have this node as it is; somebody must change something."""
 
 
-class ConnectionLost(Exception):  # noqa: N818 - it names the event, and is never shown to a user
+class ConnectionLost(Exception):
     """The coordinator could not be reached, or went away; trying again later may succeed.
 
     Attributes:

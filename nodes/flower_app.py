@@ -36,7 +36,7 @@ def client_app(handle: Handle) -> ClientApp:
     """
     app = ClientApp()
 
-    @app.query("step")
+    @app.query("step")  # type: ignore[untyped-decorator]  # flwr is not followed by the type checker
     def step(message: Message, _context: Context) -> Message:
         return Message(_answer(handle, message.content), reply_to=message)
 
@@ -54,7 +54,7 @@ def _answer(handle: Handle, content: RecordDict) -> RecordDict:
     except (UserError, SealedSumError) as refused:
         logger.warning("step %s refused: %s", action, refused)
         return _refusal(type(refused).__name__, str(refused))
-    except Exception:  # noqa: BLE001 - the edge of the process: whatever it is, it stays in this node's log
+    except Exception:  # the edge of the process: whatever it is, it stays in this node's log
         logger.exception("step %s failed", action)
         return _refusal(INTERNAL_ERROR, f"the node failed at step {action}; its own log holds the details")
     return RecordDict({REPLY_RECORD: ConfigRecord({BODY: reply})})

@@ -57,9 +57,7 @@ class Admitted:
             first reading.
     """
 
-    def __init__(
-        self, members_dir: Path, on_change: Callable[[dict[str, bytes], frozenset[str]], None]
-    ) -> None:
+    def __init__(self, members_dir: Path, on_change: Callable[[dict[str, bytes], frozenset[str]], None]) -> None:
         self._members_dir = members_dir
         self._on_change = on_change
         self._lock = threading.Lock()
@@ -74,9 +72,7 @@ class Admitted:
                 return
             keys = self._read_keys([name for name, _, _ in stamp])
             added = {member: key for member, key in keys.items() if self._key_of.get(member) != key}
-            removed = frozenset(
-                member for member, key in self._key_of.items() if keys.get(member) != key
-            )
+            removed = frozenset(member for member, key in self._key_of.items() if keys.get(member) != key)
             self._stamp, self._key_of = stamp, keys
             self._on_change(added, removed)
 
@@ -106,10 +102,10 @@ class Admitted:
                 key = public_key_pem(read_certificate(self._members_dir / name))
             except CertificateRefused as refused:
                 # One bad file must not shut out the other members of a running consortium.
-                logger.error("%s is not admitted: %s", name, refused)
+                logger.warning("%s is not admitted: %s", name, refused)
                 continue
             if key in keys.values():
-                logger.error("%s is not admitted: another member's file carries the same key", name)
+                logger.warning("%s is not admitted: another member's file carries the same key", name)
                 continue
             keys[name.removesuffix(".crt")] = key
         return keys

@@ -4,7 +4,7 @@ import asyncio
 import ssl
 from base64 import b64decode
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, cast
 
 from cryptography import x509
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -27,9 +27,9 @@ class PeerKeyProtocol(HttpToolsProtocol):
 
     peer_key: bytes = b""
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn does
         """Note the peer's key: the TLS layer has already checked that the peer holds it."""
-        super().connection_made(transport)  # type: ignore[arg-type]
+        super().connection_made(transport)
         tls: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
         der = tls.getpeercert(binary_form=True) if tls is not None else None
         if der:
@@ -41,7 +41,7 @@ class PeerKeyProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Put the key beside what uvicorn puts into each request's scope."""
         super().on_message_begin()
-        self.scope[PEER_KEY] = self.peer_key  # type: ignore[typeddict-unknown-key]
+        cast("Scope", self.scope)[PEER_KEY] = self.peer_key
 
 
 class Gate:
@@ -57,9 +57,7 @@ class Gate:
         stream_port: Tells the port of the stream, which every answer carries.
     """
 
-    def __init__(
-        self, app: AsgiApp, admitted: Admitted, *, key_header: str, stream_port: Callable[[], int]
-    ) -> None:
+    def __init__(self, app: AsgiApp, admitted: Admitted, *, key_header: str, stream_port: Callable[[], int]) -> None:
         self._app = app
         self._admitted = admitted
         self._key_header = key_header.lower().encode()
@@ -81,7 +79,7 @@ class Gate:
     def _signs_with_certificate_key(self, scope: Scope) -> bool:
         claimed = next((value for name, value in scope["headers"] if name == self._key_header), b"")
         try:
-            return b64decode(claimed, validate=True) == scope[PEER_KEY]
+            return bool(b64decode(claimed, validate=True) == scope[PEER_KEY])
         except ValueError:
             return False
 

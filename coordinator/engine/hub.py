@@ -130,9 +130,7 @@ class Hub:
         with self._changed:
             self._seen_generation = self._generation
             return {
-                message_id: self._replies.pop(message_id)
-                for message_id in message_ids
-                if message_id in self._replies
+                message_id: self._replies.pop(message_id) for message_id in message_ids if message_id in self._replies
             }
 
     def withdraw(self, message_ids: Collection[str]) -> None:

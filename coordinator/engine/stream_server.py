@@ -27,6 +27,7 @@ MAX_STREAMS = 128
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_FRAME_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_FRAME_MESSAGE_BYTES),
+    ("grpc.http2.max_frame_size", 1 << 20),  # 16 KiB by default; a tenth less CPU at 2 MB
     ("grpc.so_reuseport", 0),  # a second coordinator on the same port must fail, not share it
     ("grpc.keepalive_time_ms", 20_000),  # a node behind a dead link is noticed within half a minute
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -50,7 +51,9 @@ class StreamServer:
             options=OPTIONS,
             maximum_concurrent_rpcs=MAX_STREAMS,
         )
-        add_FleetStreamServicer_to_server(_Exchange(hub, admitted, on_lost), self._server)
+        add_FleetStreamServicer_to_server(  # type: ignore[no-untyped-call]  # generated
+            _Exchange(hub, admitted, on_lost), self._server
+        )
 
     def start(self, host: str, port: int, *, certificate: Path, key: Path, ca_certificate: Path) -> int:
         """Bind and serve.
@@ -93,7 +96,9 @@ class _Exchange(FleetStreamServicer):
         """Serve one node's stream until either end closes it."""
         member = self._admitted.member_of(_peer_key(context))
         if member is None:
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, "this certificate's key is not admitted")
+            context.set_code(grpc.StatusCode.PERMISSION_DENIED)
+            context.set_details("this certificate's key is not admitted")
+            return
         link = self._hub.attach(member, context.cancel)
         # Not in a `finally` of this generator: gRPC may drop it without running it to its end.
         if not context.add_callback(lambda: self._end(link)):
@@ -120,7 +125,7 @@ class _Exchange(FleetStreamServicer):
                 if complete is not None and not self._hub.accept(link.member, *complete):
                     logger.info("a reply of %s came late or twice and is ignored", link.member)
         except FrameRefused as refused:
-            logger.error("closing the stream of %s: %s", link.member, refused)
+            logger.warning("closing the stream of %s: %s", link.member, refused)
             context.cancel()
         except grpc.RpcError:
             logger.debug("the stream of %s ended", link.member)

@@ -36,9 +36,7 @@ def split(message_id: str, message: bytes) -> Iterator[Frame]:
         raise FrameRefused(f"a message holds at most {MAX_MESSAGE_BYTES} bytes, this one has {len(message)}")
     view = memoryview(message)
     for start in range(0, max(len(view), 1), FRAME_BYTES):
-        yield Frame(
-            message_id=message_id, total_bytes=len(view), data=bytes(view[start : start + FRAME_BYTES])
-        )
+        yield Frame(message_id=message_id, total_bytes=len(view), data=bytes(view[start : start + FRAME_BYTES]))
 
 
 @dataclass
