@@ -33,6 +33,7 @@ CARD_FORMAT: Literal["tallystick-card/1"] = "tallystick-card/1"
 CARD_FILE = "card.json"
 MAX_CARD_BYTES = 16 * 1024 * 1024
 
+Signature = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9+/]{86}==$")]
 Text = Annotated[str, StringConstraints(max_length=2_000)]
 
 
@@ -124,7 +125,7 @@ class RunEvidence(ReleaseModel):
     release_policy: Literal["members", "platform"]
     key_epochs: Annotated[tuple[KeyEpoch, ...], Field(min_length=1, max_length=1000)]
     table: ReleasedTable
-    signatures: Annotated[dict[MemberId, Name], Field(min_length=1)]
+    signatures: Annotated[dict[MemberId, Signature], Field(min_length=1)]
     keyed_hash: Hex32 | None = None
     min_cell_count: Annotated[int, Field(ge=1)] = 10
     pdo_points: Annotated[float, Field(gt=0)] = 20.0

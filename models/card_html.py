@@ -69,6 +69,7 @@ def render_html(card: ModelCard) -> str:
         tiles=_tiles(evidence),
         plots=_plots(evidence),
         features=_features(evidence),
+        additive=all(b.points is not None for shape in evidence.table.features for b in shape.bins),
         strongest=[_title(name) for name in by_information(evidence.table)[:3]],
         suppressed=suppressed_cells(evidence.table),
         hashes=card.hashes(),
@@ -149,7 +150,7 @@ def _features(evidence: RunEvidence) -> list[FeatureSection]:
     for place, name in enumerate(by_information(evidence.table)):
         shape = shapes[name]
         title = _title(name)
-        plot = _markup(shape_plot(shape), f"shape-{place}", f"Score points per bin of {title}")
+        plot = _markup(shape_plot(shape), f"shape-{place}", f"What the model makes of each bin of {title}")
         sections.append(FeatureSection(shape, plot, title, _strength(shape.information_value)))
     return sections
 

@@ -206,17 +206,21 @@ def loss_plot(
 def shape_plot(shape: FeatureShape, *, title: str = "", image: Image = "svg") -> bytes:
     """Score points of each bin of one feature; bars below zero cost points.
 
+    A tower whose features do not add up has no points per bin; then the bars are weights of evidence.
+
     Args:
         shape: The released shape.
         title: Above the plot.
         image: Format of the bytes.
     """
+    additive = all(b.points is not None for b in shape.bins)
+    heights = [(b.points if additive else b.woe) or 0.0 for b in shape.bins]
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         places = range(len(shape.bins))
-        colours = [ACCENT if b.points >= 0 else SECOND for b in shape.bins]
-        bars = axes.bar(places, [b.points for b in shape.bins], color=colours, width=0.8)
+        colours = [ACCENT if height >= 0 else SECOND for height in heights]
+        bars = axes.bar(places, heights, color=colours, width=0.8)
         for bar, shape_bin in zip(bars, shape.bins, strict=True):
             if shape_bin.missing:
                 bar.set(hatch="///", edgecolor=PAPER, linewidth=0)
@@ -227,7 +231,7 @@ def shape_plot(shape: FeatureShape, *, title: str = "", image: Image = "svg") ->
         axes.tick_params(axis="x", labelsize=8.5, length=0)
         axes.grid(visible=False, axis="x")
         axes.spines["bottom"].set_visible(False)
-        axes.set(ylabel="score points", title=title)
+        axes.set(ylabel="score points" if additive else "weight of evidence", title=title)
         axes.margins(y=0.12)
 
     return _render(draw, (3.6, 2.4), image)

@@ -111,7 +111,8 @@ class ShapeBin(ReleaseModel):
         low: Lower edge in the feature's unit; None = open or missing.
         high: Upper edge; None = open or missing.
         missing: The bin of rows without a value.
-        log_odds: Contribution to the log-odds of default (bad), centred on the training population.
+        log_odds: Contribution to the log-odds of default (bad), centred on the training population; None for a
+            tower whose features do not add up (neural).
         points: The same as score points; more is better.
         woe: ln(%good / %bad) of the bin; None = suppressed or not computed.
         share: Share of the training rows in the bin; None = suppressed.
@@ -121,8 +122,8 @@ class ShapeBin(ReleaseModel):
     low: Figure | None = None
     high: Figure | None = None
     missing: bool = False
-    log_odds: Figure
-    points: Figure
+    log_odds: Figure | None = None
+    points: Figure | None = None
     woe: Figure | None = None
     share: Rate | None = None
 
@@ -297,9 +298,7 @@ def sign_progress(run_id: str, k: int, progress: bytes, identity: Ed25519Private
     return identity.sign(_progress_message(run_id, k, progress))
 
 
-def verify_progress(
-    run_id: str, k: int, progress: bytes, signature: bytes, member: str, identity_key: bytes
-) -> None:
+def verify_progress(run_id: str, k: int, progress: bytes, signature: bytes, member: str, identity_key: bytes) -> None:
     """Raise ReleaseRefused unless `member` signed these statistics for sum `k` of this run."""
     _verify(identity_key, signature, _progress_message(run_id, k, progress), f"statistics signed by {member}")
 
