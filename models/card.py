@@ -187,6 +187,7 @@ class RunEvidence(ReleaseModel):
             release_policy=self.release_policy,
             evaluated=self.table.quality is not None,
             binned=any(record.purpose == "bins" for record in self.table.sums),
+            shapes_released=bool(self.table.features),
             role_sizes={role: len(ids) for role, ids in self.members_by_role().items()},
         )
 

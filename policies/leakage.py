@@ -29,6 +29,7 @@ class RunFacts:
         release_policy: "members" or "platform".
         evaluated: Score histograms were opened and a released table was signed.
         binned: Feature histograms were opened.
+        shapes_released: The signed table holds feature shapes.
         role_sizes: Role to number of members in the cohort.
         bilateral: One other party besides the label holder, with the agreement's flag.
         sealed: False in the class that exists for the benchmark only.
@@ -44,6 +45,7 @@ class RunFacts:
     release_policy: Literal["members", "platform"] = "members"
     evaluated: bool = True
     binned: bool = True
+    shapes_released: bool = True
     role_sizes: Mapping[str, int] = field(default_factory=dict)
     bilateral: bool = False
     sealed: bool = True
@@ -210,7 +212,7 @@ LEAKS: tuple[Leak, ...] = (
         "any reader",
         "evaluation (D2)",
         "the run's members signed feature shapes",
-        lambda f: f.story != "scoring" and f.evaluated,
+        lambda f: f.story != "scoring" and f.shapes_released,
     ),
     Leak(
         "model-to-platform",
