@@ -58,7 +58,7 @@ def numbers_of(column: pd.Series[Any]) -> Numbers:
 
 def _numbers_of_text(column: pd.Series[Any], missing: NDArray[np.bool_]) -> Numbers:
     texts = pc.utf8_trim_whitespace(_text_array(column, missing))
-    empty = pc.fill_null(pc.is_in(texts, value_set=pa.array(MISSING_WORDS, texts.type)), True)
+    empty = pc.or_(pc.is_null(texts), pc.is_in(texts, value_set=pa.array(MISSING_WORDS, texts.type)))
     is_number = pc.fill_null(pc.match_substring_regex(texts, _NUMBER), False)
     is_infinite = pc.fill_null(pc.match_substring_regex(texts, _INFINITE), False)
     readable = pc.or_(is_number, is_infinite)
