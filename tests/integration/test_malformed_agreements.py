@@ -221,6 +221,7 @@ def one_sentence(code, capsys):
     assert captured.err.endswith(".\n")
     assert captured.err.strip().isprintable()
     assert "Traceback" not in captured.err
+    assert "a bug of its own" not in captured.err
     assert "pydantic" not in captured.err
     assert len(captured.err) < 900
     return captured.err
