@@ -111,7 +111,7 @@ def _header(stream: BinaryIO, where: str, limits: SourceLimits) -> list[str]:
         raw_names = next(csv.reader(text, strict=True), [])
     except csv.Error:
         raise DataSourceError(
-            f"{where}: expected a header line of column names, found one that is not CSV; is this the right file?"
+            f"{where}: expected a line of column names, found something else; check that this is the right file."
         ) from None
     finally:
         text.detach()  # the wrapper would close the stream
@@ -172,7 +172,7 @@ def _parse(stream: BinaryIO, raw_names: list[str], where: str, size: int) -> pa.
         )
     if table.column_names != raw_names:
         raise DataSourceError(
-            f"{where}: expected {len(raw_names)} columns as in the header, found others; was the file changed just now?"
+            f"{where}: expected {len(raw_names)} columns as in the header, found others; read it when nobody writes to it."
         )
     return table.rename_columns([name.strip() for name in raw_names])
 

@@ -109,7 +109,7 @@ def check_column_names(names: Sequence[str], where: str, limits: SourceLimits) -
         if len(name) > _MAX_NAME_CHARACTERS or not name.isprintable():
             raise DataSourceError(
                 f"{where}: expected column names of at most {_MAX_NAME_CHARACTERS} printable characters,"
-                f" found another kind at column {position}; is the first line a header?"
+                f" found another kind at column {position}; check that the first line is a header."
             )
         if name in first_position:
             raise DataSourceError(

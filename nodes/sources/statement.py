@@ -65,7 +65,7 @@ def check_one_select(query: str) -> str:
     first = words[0] if words else ""
     if first not in {"select", "with"} or not statements[0].lstrip(" \t\r\n(").lower().startswith(first):
         raise DataSourceError(
-            "The query of the data source must be a SELECT (or WITH ... SELECT), and is not; change it."
+            "The query of the data source must be one SELECT, which may start with WITH, and is not; change it."
         )
     writing = next((word for word in words if word in _WRITING_WORDS), None)
     if writing is not None:
