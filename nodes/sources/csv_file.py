@@ -172,7 +172,7 @@ def _parse(stream: BinaryIO, raw_names: list[str], where: str, size: int) -> pa.
         )
     if table.column_names != raw_names:
         raise DataSourceError(
-            f"{where}: expected {len(raw_names)} columns as in the header, found others; read it when nobody writes to it."
+            f"{where}: expected {len(raw_names)} columns as in the header, found others; export it again."
         )
     return table.rename_columns([name.strip() for name in raw_names])
 

