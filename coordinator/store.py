@@ -37,9 +37,7 @@ create table if not exists sums (
     run_id text not null references runs (run_id) on delete cascade,
     k integer not null,
     purpose text not null default '',
-    closed blob not null default x'',
     survivors text not null default '',
-    final_survivors text not null default '',
     sealed_sum blob not null default x'',
     primary key (run_id, k)
 ) strict;
@@ -76,9 +74,7 @@ class StoredSum:
 
     k: int
     purpose: str
-    closed: bytes
     survivors: tuple[str, ...]
-    final_survivors: tuple[str, ...]
     sealed_sum: bytes
 
 
@@ -204,40 +200,45 @@ class CoordinatorStore:
 
     # -- sums -----------------------------------------------------------------------------------------
 
-    def close_sum(self, run_id: str, k: int, purpose: str, closed: bytes, survivors: tuple[str, ...]) -> None:
-        """Commit who arrived and the masked aggregate, before anybody is told."""
+    def fix_survivors(self, run_id: str, k: int, purpose: str, survivors: tuple[str, ...]) -> None:
+        """Commit who survives before anybody is told; a later call for the same sum names fewer (S2a)."""
         with self._transaction() as db:
             db.execute(
-                "insert into sums (run_id, k, purpose, closed, survivors) values (?, ?, ?, ?, ?)",
-                (run_id, k, purpose, closed, json.dumps(survivors)),
-            )
-
-    def fix_survivors(self, run_id: str, k: int, survivors: tuple[str, ...], closed: bytes) -> None:
-        """Commit the final survivor set of S2b, before shares are asked for."""
-        with self._transaction() as db:
-            db.execute(
-                "update sums set final_survivors = ?, closed = ? where run_id = ? and k = ? and final_survivors = ''",
-                (json.dumps(survivors), closed, run_id, k),
+                "insert into sums (run_id, k, purpose, survivors) values (?, ?, ?, ?) "
+                "on conflict (run_id, k) do update set survivors = excluded.survivors",
+                (run_id, k, purpose, json.dumps(survivors)),
             )
 
     def finish_sum(self, run_id: str, k: int, sealed_sum: bytes) -> None:
         """Commit the sealed sum: the checkpoint of the step."""
         with self._transaction() as db:
-            db.execute(
-                "update sums set sealed_sum = ?, closed = x'' where run_id = ? and k = ?",
-                (sealed_sum, run_id, k),
-            )
+            db.execute("update sums set sealed_sum = ? where run_id = ? and k = ?", (sealed_sum, run_id, k))
 
     def sums(self, run_id: str) -> list[StoredSum]:
-        """All sums of the run in order, without the bytes of old sealed sums' parts."""
+        """All sums of the run in order, without their sealed bytes."""
+        return self._sums("select k, purpose, survivors, x'' from sums where run_id = ? order by k", run_id)
+
+    def sealed_sums(self, run_id: str, first_k: int) -> list[StoredSum]:
+        """The finished sums from `first_k` on, for a member that lags behind."""
+        return self._sums(
+            "select k, purpose, survivors, sealed_sum from sums "
+            "where run_id = ? and k >= ? and sealed_sum <> x'' order by k",
+            run_id,
+            first_k,
+        )
+
+    def num_finished_sums(self, run_id: str) -> int:
+        """How many sums of the run are finished; the next one has this number."""
         with self._lock:
-            rows = self._db.execute(
-                "select k, purpose, closed, survivors, final_survivors, sealed_sum from sums where run_id = ? order by k",
-                (run_id,),
-            ).fetchall()
-        return [
-            StoredSum(k, purpose, closed, _names(u), _names(f), sealed) for k, purpose, closed, u, f, sealed in rows
-        ]
+            row = self._db.execute(
+                "select count(*) from sums where run_id = ? and sealed_sum <> x''", (run_id,)
+            ).fetchone()
+        return int(row[0])
+
+    def _sums(self, query: str, *arguments: str | int) -> list[StoredSum]:
+        with self._lock:
+            rows = self._db.execute(query, arguments).fetchall()
+        return [StoredSum(k, purpose, _names(survivors), sealed) for k, purpose, survivors, sealed in rows]
 
     # -- progress -------------------------------------------------------------------------------------
 

@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from policies.errors import UserError
 
@@ -33,24 +33,20 @@ create table if not exists runs (
     state blob not null,
     announcement blob not null,
     joined blob not null default x'',
-    dealer text not null default '',
+    attempt integer not null default -1,
     deals blob not null default x'',
     confirmation blob not null default x'',
     next_k integer not null default 0,
     previous blob not null default x'',
-    snapshot blob not null default x'',
+    memory blob not null default x'',
     end_reason text not null default ''
 ) strict;
-create table if not exists sums (
+-- Large values have rows of their own: SQLite rewrites a whole row on every update.
+create table if not exists blobs (
     run_id text not null references runs (run_id) on delete cascade,
-    k integer not null,
-    header blob not null,
-    contribution blob not null,
-    seeds_for text not null default '',
-    seeds_answer blob not null default x'',
-    shares_for text not null default '',
-    shares_answer blob not null default x'',
-    primary key (run_id, k)
+    kind text not null check (kind in ('upload', 'snapshot', 'model')),
+    data blob not null,
+    primary key (run_id, kind)
 ) strict;
 create table if not exists opened (
     run_id text not null references runs (run_id) on delete cascade,
@@ -87,27 +83,13 @@ class RunRecord:
     state: bytes
     announcement: bytes
     joined: bytes
-    dealer: str
+    attempt: int
     deals: dict[str, bytes]
     confirmation: bytes
     next_k: int
     previous: bytes
-    snapshot: bytes
+    memory: bytes
     end_reason: str
-
-
-@dataclass(frozen=True)
-class SumRecord:
-    """This node's part in one sum; what was answered is final (rule A6)."""
-
-    run_id: str
-    k: int
-    header: bytes
-    contribution: bytes
-    seeds_for: tuple[str, ...] | None
-    seeds_answer: bytes
-    shares_for: tuple[str, ...] | None
-    shares_answer: bytes
 
 
 @dataclass(frozen=True)
@@ -187,11 +169,11 @@ class NodeStore:
             db.execute("insert or replace into meta values ('inode', ?)", (here,))
             if row is not None and row[0] != here:
                 db.execute(
-                    "update runs set phase = 'ended', state = x'', joined = x'', deals = x'', "
+                    "update runs set phase = 'ended', state = x'', joined = x'', deals = x'', memory = x'', "
                     "end_reason = 'the state was restored from a copy, which may have answered already' "
                     "where phase <> 'ended'"
                 )
-                db.execute("delete from sums")
+                db.execute("delete from blobs where kind <> 'model'")
 
     # -- runs -----------------------------------------------------------------------------------------
 
@@ -199,13 +181,13 @@ class NodeStore:
         """The run as last committed, or None."""
         with self._lock:
             row = self._db.execute(
-                "select run_id, proposal, phase, state, announcement, joined, dealer, deals, confirmation, "
-                "next_k, previous, snapshot, end_reason from runs where run_id = ?",
+                "select run_id, proposal, phase, state, announcement, joined, attempt, deals, confirmation, "
+                "next_k, previous, memory, end_reason from runs where run_id = ?",
                 (run_id,),
             ).fetchone()
         if row is None:
             return None
-        run, proposal, phase, state, announcement, joined, dealer, deals, confirmation, next_k, *rest = row
+        run, proposal, phase, state, announcement, joined, attempt, deals, confirmation, next_k, *rest = row
         return RunRecord(
             run,
             proposal,
@@ -213,7 +195,7 @@ class NodeStore:
             state,
             announcement,
             joined,
-            dealer,
+            attempt,
             {name: bytes.fromhex(text) for name, text in json.loads(deals or b"{}").items()},
             confirmation,
             next_k,
@@ -239,14 +221,14 @@ class NodeStore:
             db.execute("update runs set phase = 'joined', joined = ? where run_id = ?", (joined, run_id))
 
     def set_keyed(
-        self, run_id: str, state: bytes, *, dealer: str, deals: dict[str, bytes], confirmation: bytes
+        self, run_id: str, state: bytes, *, attempt: int, deals: dict[str, bytes], confirmation: bytes
     ) -> None:
-        """The sealing key is here; what was dealt and confirmed is final for this dealer."""
+        """The sealing key is here; what was dealt and confirmed is final for this attempt."""
         stored = json.dumps({name: deal.hex() for name, deal in deals.items()}).encode()
         with self._transaction() as db:
             db.execute(
-                "update runs set phase = 'keyed', state = ?, dealer = ?, deals = ?, confirmation = ? where run_id = ?",
-                (state, dealer, stored, confirmation, run_id),
+                "update runs set phase = 'keyed', state = ?, attempt = ?, deals = ?, confirmation = ? where run_id = ?",
+                (state, attempt, stored, confirmation, run_id),
             )
 
     def set_ready(self, run_id: str, state: bytes) -> None:
@@ -261,60 +243,38 @@ class NodeStore:
         """End a run and delete its keys, contributions and intermediate models (rule A10)."""
         with self._transaction() as db:
             db.execute(
-                "update runs set phase = 'ended', state = x'', joined = x'', deals = x'', end_reason = ? "
+                "update runs set phase = 'ended', state = x'', joined = x'', deals = x'', memory = x'', "
+                "end_reason = ? "
                 "where run_id = ?",
                 (reason, run_id),
             )
-            db.execute("delete from sums where run_id = ?", (run_id,))
+            db.execute("delete from blobs where run_id = ? and kind <> 'model'", (run_id,))
 
     # -- sums -----------------------------------------------------------------------------------------
 
-    def sum(self, run_id: str, k: int) -> SumRecord | None:
-        """This node's record of sum k, or None."""
+    def save_upload(self, run_id: str, memory: bytes, upload: bytes) -> None:
+        """Commit a contribution before it is sent: after a crash the same bytes go out again (rule A8)."""
+        with self._transaction() as db:
+            db.execute("update runs set memory = ? where run_id = ?", (memory, run_id))
+            db.execute("insert or replace into blobs values (?, 'upload', ?)", (run_id, upload))
+
+    def blob(self, run_id: str, kind: Literal["upload", "snapshot", "model"]) -> bytes:
+        """The current contribution, training state or finished model; empty when there is none."""
         with self._lock:
-            row = self._db.execute(
-                "select run_id, k, header, contribution, seeds_for, seeds_answer, shares_for, shares_answer "
-                "from sums where run_id = ? and k = ?",
-                (run_id, k),
-            ).fetchone()
-        if row is None:
-            return None
-        return SumRecord(
-            row[0],
-            row[1],
-            row[2],
-            row[3],
-            _names(row[4]) if row[4] else None,
-            row[5],
-            _names(row[6]) if row[6] else None,
-            row[7],
-        )
+            row = self._db.execute("select data from blobs where run_id = ? and kind = ?", (run_id, kind)).fetchone()
+        return b"" if row is None else bytes(row[0])
 
-    def add_contribution(self, run_id: str, k: int, header: bytes, contribution: bytes) -> None:
-        """Commit a contribution before it is sent; a second one for the same k is a bug and refused."""
+    def save_memory(self, run_id: str, memory: bytes) -> None:
+        """Commit what was answered, before the answer leaves: it is final (rule A6)."""
         with self._transaction() as db:
-            db.execute(
-                "insert into sums (run_id, k, header, contribution) values (?, ?, ?, ?)",
-                (run_id, k, header, contribution),
-            )
+            db.execute("update runs set memory = ? where run_id = ?", (memory, run_id))
 
-    def add_seeds_answer(self, run_id: str, k: int, dropped: tuple[str, ...], answer: bytes) -> None:
-        """Commit for whom seeds were given (S2a), before they leave."""
+    def save_model(self, run_id: str, artefact: bytes) -> None:
+        """Keep the finished model; it stays when the run's keys are deleted (rule A14)."""
         with self._transaction() as db:
-            db.execute(
-                "update sums set seeds_for = ?, seeds_answer = ? where run_id = ? and k = ? and seeds_for = ''",
-                (json.dumps(dropped), answer, run_id, k),
-            )
+            db.execute("insert or replace into blobs values (?, 'model', ?)", (run_id, artefact))
 
-    def add_shares_answer(self, run_id: str, k: int, survivors: tuple[str, ...], answer: bytes) -> None:
-        """Commit for which final survivor set shares were given (S2b), before they leave."""
-        with self._transaction() as db:
-            db.execute(
-                "update sums set shares_for = ?, shares_answer = ? where run_id = ? and k = ? and shares_for = ''",
-                (json.dumps(survivors), answer, run_id, k),
-            )
-
-    def commit_opening(self, run_id: str, opening: OpenedRecord, snapshot: bytes) -> None:
+    def commit_opening(self, run_id: str, opening: OpenedRecord, memory: bytes, snapshot: bytes) -> None:
         """Commit an opened sum with the model that follows from it: the node's checkpoint of the round."""
         with self._transaction() as db:
             db.execute(
@@ -332,11 +292,11 @@ class NodeStore:
                 ),
             )
             db.execute(
-                "update runs set next_k = ?, previous = ?, snapshot = ? where run_id = ?",
-                (opening.k + 1, opening.chain, snapshot, run_id),
+                "update runs set next_k = ?, previous = ?, memory = ? where run_id = ?",
+                (opening.k + 1, opening.chain, memory, run_id),
             )
-            # The coordinator asks for nothing older than the sum in progress: old uploads only cost space.
-            db.execute("update sums set contribution = x'' where run_id = ? and k < ?", (run_id, opening.k))
+            db.execute("delete from blobs where run_id = ? and kind = 'upload'", (run_id,))
+            db.execute("insert or replace into blobs values (?, 'snapshot', ?)", (run_id, snapshot))
 
     def openings(self, run_id: str) -> list[OpenedRecord]:
         """Every opened sum of the run, ascending."""

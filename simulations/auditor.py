@@ -13,10 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from models.artefact import Model, load_model
-from models.features import FeatureTerms
+from models.features import FeatureTerms, TrainingData
 from models.horizontal import HorizontalProgram, HorizontalSettings
 from models.metrics import auc, brier, ks
-from models.program import RunResult, TrainingData, run_locally
+from models.program import RunResult, run_locally
 
 BOOTSTRAP_RESAMPLES = 200
 INTERVAL_PERCENT = 95.0
@@ -80,9 +80,7 @@ class UnsafeAuditor:
         return self._train(self._pooled)
 
     def _train(self, data: TrainingData) -> RunResult:
-        program = HorizontalProgram(
-            data, self._features, self._task, self._settings, member_number=0, weights=(1,)
-        )
+        program = HorizontalProgram(data, self._features, self._task, self._settings, member_number=0, weights=(1,))
         return run_locally(program)
 
     @property
@@ -115,9 +113,7 @@ class UnsafeAuditor:
         return paired_rows(self.holdout_label, predicted, reference="federated"), predicted
 
 
-def paired_rows(
-    label: NDArray[np.int8], predicted: Mapping[str, NDArray[np.float64]], *, reference: str
-) -> list[Row]:
+def paired_rows(label: NDArray[np.int8], predicted: Mapping[str, NDArray[np.float64]], *, reference: str) -> list[Row]:
     """Figures of several models on the same rows, with percentile bootstrap intervals.
 
     Every resample draws the same rows for all models, so that the interval of a difference leaves out the
@@ -136,9 +132,7 @@ def paired_rows(
         gap = gap_low = gap_high = None
         if name != reference:
             gap = float(auc(label, predicted[reference]) - auc(label, pd))
-            gap_low, gap_high = (
-                float(x) for x in np.percentile(draws[reference] - draws[name], [tail, 100.0 - tail])
-            )
+            gap_low, gap_high = (float(x) for x in np.percentile(draws[reference] - draws[name], [tail, 100.0 - tail]))
         rows.append(
             Row(
                 model=name,

@@ -106,10 +106,10 @@ class CohortRequest(_message.Message):
 
     RUN_ID_FIELD_NUMBER: _builtins.int
     ANNOUNCEMENTS_FIELD_NUMBER: _builtins.int
-    DEALER_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    dealer: _builtins.str
-    """the member whose turn it is to deal the sealing key (rule A11)"""
+    attempt: _builtins.int
+    """place in the dealer order whose turn it is to deal the keys (rule A11)"""
     @_builtins.property
     def announcements(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     def __init__(
@@ -117,11 +117,11 @@ class CohortRequest(_message.Message):
         *,
         run_id: _builtins.str = ...,
         announcements: _abc.Iterable[_builtins.bytes] | None = ...,
-        dealer: _builtins.str = ...,
+        attempt: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announcements", b"announcements", "dealer", b"dealer", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announcements", b"announcements", "attempt", b"attempt", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -180,21 +180,21 @@ class DealRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     RUN_ID_FIELD_NUMBER: _builtins.int
-    DEALER_FIELD_NUMBER: _builtins.int
+    ATTEMPT_FIELD_NUMBER: _builtins.int
     DEAL_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
-    dealer: _builtins.str
+    attempt: _builtins.int
     deal: _builtins.bytes
     def __init__(
         self,
         *,
         run_id: _builtins.str = ...,
-        dealer: _builtins.str = ...,
+        attempt: _builtins.int = ...,
         deal: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deal", b"deal", "dealer", b"dealer", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "deal", b"deal", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -321,6 +321,7 @@ class Upload(_message.Message):
     PURPOSE_FIELD_NUMBER: _builtins.int
     PROGRESS_FIELD_NUMBER: _builtins.int
     PROGRESS_SIGNATURE_FIELD_NUMBER: _builtins.int
+    NUM_CIPHERTEXTS_FIELD_NUMBER: _builtins.int
     upload: _builtins.bytes
     """sealed-sum S1, signed inside"""
     purpose: _builtins.str
@@ -329,6 +330,8 @@ class Upload(_message.Message):
     """canonical JSON of the released statistics of the last opened step"""
     progress_signature: _builtins.bytes
     """Ed25519 over it, by the member"""
+    num_ciphertexts: _builtins.int
+    """of the upload; the same at every member"""
     def __init__(
         self,
         *,
@@ -336,10 +339,11 @@ class Upload(_message.Message):
         purpose: _builtins.str = ...,
         progress: _builtins.bytes = ...,
         progress_signature: _builtins.bytes = ...,
+        num_ciphertexts: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["progress", b"progress", "progress_signature", b"progress_signature", "purpose", b"purpose", "upload", b"upload"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["num_ciphertexts", b"num_ciphertexts", "progress", b"progress", "progress_signature", b"progress_signature", "purpose", b"purpose", "upload", b"upload"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,228 @@
+"""One run at this node after its key epoch has opened: a fold over opened sums, restored from disk after a crash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+
+from models.features import TrainingData
+from models.horizontal import HorizontalProgram
+from nodes.membership import Membership
+from nodes.program import horizontal_program
+from nodes.released import released_table
+from nodes.store import NodeStore, OpenedRecord, RunRecord
+from policies.errors import UserError
+from policies.proposal import RunProposal
+from policies.release import sign_artefact, sign_progress, sign_release
+from protos.runs.v1 import runs_pb2
+from protos.sealed_sum.dealing import Ready, model_report
+from protos.sealed_sum.errors import OpeningRefused
+from protos.sealed_sum.header import FIRST, SumHeader, chain
+from protos.sealed_sum.member import contribute, open_sum, remember, resend, reveal_seeds, reveal_shares
+from protos.sealed_sum.memory import EpochMemory
+from protos.sealed_sum.parameters import parameters_digest
+
+
+class StepRefused(UserError):
+    """A request that does not fit where this run stands at this node."""
+
+
+class Participation:
+    """A member's part in one run: contributes, reveals, opens, and at the end releases.
+
+    Args:
+        membership: Who this node is.
+        proposal: The accepted proposal.
+        record: The run as last committed, phase `ready`.
+        data: This member's rows.
+        store: Durable state.
+        rng: Cryptographic randomness.
+        now: Wall clock as ISO 8601 text, for the journal.
+    """
+
+    def __init__(
+        self,
+        membership: Membership,
+        proposal: RunProposal,
+        record: RunRecord,
+        data: TrainingData,
+        store: NodeStore,
+        *,
+        rng: Callable[[int], bytes],
+        now: Callable[[], str],
+    ) -> None:
+        self._membership = membership
+        self._proposal = proposal
+        self._store = store
+        self._rng = rng
+        self._now = now
+        self._ready = Ready.from_bytes(record.state, membership.identity)
+        self._memory = (
+            EpochMemory.from_bytes(record.memory)
+            if record.memory
+            else remember(self._ready, allow_roster_change=membership.agreement.privacy.allow_roster_change)
+        )
+        self._next_k = record.next_k
+        self._previous = record.previous or FIRST
+        self._program: HorizontalProgram = horizontal_program(
+            membership.agreement, proposal, data, self._ready.member, self._ready.weights
+        )
+        snapshot = store.blob(record.run_id, "snapshot")
+        if snapshot:
+            self._program.restore(snapshot)
+        self._last: OpenedRecord | None = None
+
+    # -- S1 and S3 --------------------------------------------------------------------------------------
+
+    def contribute(self, request: runs_pb2.ContributeRequest) -> runs_pb2.ContributeReply:
+        """Open what came before, then contribute to sum k, or release when the program is over.
+
+        Raises:
+            StepRefused: The coordinator asks for a sum that lies behind.
+            SealedSumError: A sealed sum or a survivor set is refused.
+            ValueOutOfRange: This member's own contribution leaves its public range.
+        """
+        for opening in request.openings:
+            if opening.k < self._next_k:
+                continue
+            if opening.k > self._next_k:
+                return self._behind()
+            self._open(opening)
+        if request.k > self._next_k:
+            return self._behind()
+        if request.k < self._next_k:
+            raise StepRefused(
+                f"Expected a request for sum {self._next_k}, found one for sum {request.k}; "
+                "the coordinator's checkpoint is older than this node's, restore the newer one."
+            )
+        if self._program.finished:
+            return runs_pb2.ContributeReply(finished=self._finish())
+        return runs_pb2.ContributeReply(upload=self._upload())
+
+    def _behind(self) -> runs_pb2.ContributeReply:
+        return runs_pb2.ContributeReply(behind=runs_pb2.Behind(opened=self._next_k))
+
+    def _upload(self) -> runs_pb2.Upload:
+        run_id, k = self._proposal.run_id, self._next_k
+        layout = self._program.layout()
+        current = self._memory.current
+        if current is not None and current.header.k == k:
+            upload = resend(self._memory, self._store.blob(run_id, "upload"))
+        else:
+            contribution = contribute(
+                self._ready, self._memory, self._header(), layout, self._program.contribution(), self._rng
+            )
+            self._store.save_upload(run_id, contribution.memory.to_bytes(), contribution.upload)
+            self._memory = contribution.memory
+            upload = contribution.upload
+        message = runs_pb2.Upload(
+            upload=upload,
+            purpose=self._program.purpose(),
+            num_ciphertexts=layout.num_ciphertexts(len(self._ready.cohort)),
+        )
+        if self._last is not None:
+            progress = json.dumps(self._last.statistics, sort_keys=True, separators=(",", ":")).encode()
+            message.progress = progress
+            message.progress_signature = sign_progress(
+                run_id, self._last.k, progress, self._membership.identity.private
+            )
+        return message
+
+    def _header(self) -> SumHeader:
+        program = self._program
+        return SumHeader(
+            epoch_id=self._ready.epoch_id,
+            k=self._next_k,
+            purpose=program.purpose(),
+            task=self._proposal.task,
+            input_class=program.input_class(),
+            layout_digest=program.layout().digest(),
+            model_digest=program.model_digest(),
+            parameters_digest=hashlib.sha256(self._proposal.digest() + parameters_digest()).digest(),
+            previous=self._previous,
+        )
+
+    def _open(self, opening: runs_pb2.Opening) -> None:
+        run_id, header, layout = self._proposal.run_id, self._header(), self._program.layout()
+        try:
+            opened = open_sum(self._ready, self._memory, header, layout, opening.sealed_sum)
+        except OpeningRefused as refusal:
+            if refusal.memory is not None:
+                self._store.save_memory(run_id, refusal.memory.to_bytes())
+                self._memory = refusal.memory
+            self._journal("opening refused", k=header.k)
+            raise
+        statistics = self._program.absorb(opened.opened)
+        record = OpenedRecord(
+            k=header.k,
+            class_key=header.class_key().hex(),
+            survivors=opened.survivors,
+            chain=chain(header.digest(), opened.opened, opened.survivors),
+            purpose=header.purpose,
+            input_class=header.input_class,
+            statistics=statistics,
+        )
+        self._store.commit_opening(run_id, record, opened.memory.to_bytes(), self._program.snapshot())
+        self._memory, self._previous, self._last = opened.memory, record.chain, record
+        self._next_k = header.k + 1
+        if opened.left_out:
+            # Rule A7 iv: the coordinator said that this node was gone, and it was not.
+            self._journal("alarm: left out of a sum this node contributed to", k=header.k)
+
+    # -- S2 ---------------------------------------------------------------------------------------------
+
+    def reveal_seeds(self, k: int, survivors: tuple[str, ...], dropped: tuple[str, ...]) -> bytes:
+        """S2a: the seeds of this sum shared with members that dropped; committed before it is returned."""
+        self._require_current(k)
+        answer = reveal_seeds(self._ready, self._memory, self._header(), survivors, dropped)
+        self._store.save_memory(self._proposal.run_id, answer.memory.to_bytes())
+        self._memory = answer.memory
+        self._journal("seeds revealed", k=k, dropped=list(dropped))
+        return answer.message
+
+    def reveal_shares(
+        self, k: int, survivors: tuple[str, ...], dropped: tuple[str, ...], encrypted_shares: dict[str, bytes]
+    ) -> bytes:
+        """S2b: shares of the survivors' self-mask seeds, once, for one U; committed before it is returned."""
+        self._require_current(k)
+        answer = reveal_shares(self._ready, self._memory, self._header(), survivors, dropped, encrypted_shares)
+        self._store.save_memory(self._proposal.run_id, answer.memory.to_bytes())
+        self._memory = answer.memory
+        return answer.message
+
+    def _require_current(self, k: int) -> None:
+        if k != self._next_k:
+            raise StepRefused(
+                f"Expected a request about sum {self._next_k}, found one about sum {k}; ask again in order."
+            )
+
+    # -- the end ----------------------------------------------------------------------------------------
+
+    def _finish(self) -> runs_pb2.Finished:
+        result = self._program.result()
+        openings = self._store.openings(self._proposal.run_id)
+        table = released_table(self._membership.agreement, self._proposal, self._ready, result, openings)
+        signed = sign_release(table, self._membership.identity.private)
+        self._store.save_model(self._proposal.run_id, result.artefact)
+        self._journal("released", table=table.digest().hex())
+        return runs_pb2.Finished(
+            released=signed.released,
+            signature=signed.signature,
+            model_report=model_report(self._ready, bytes.fromhex(result.version), self._next_k),
+        )
+
+    def released_artefact(self) -> tuple[bytes, bytes]:
+        """The opened model and this member's signature under it; the caller has checked the release policy.
+
+        Raises:
+            StepRefused: The program is not over.
+        """
+        if not self._program.finished:
+            raise StepRefused(f"Run {self._proposal.run_id} has not finished at this node; finish it first.")
+        artefact = self._program.result().artefact
+        self._journal("model released to the platform")
+        return artefact, sign_artefact(self._proposal.run_id, artefact, self._membership.identity.private)
+
+    def _journal(self, event: str, **details: str | int | list[str]) -> None:
+        self._store.journal(self._now(), self._proposal.run_id, event, **details)
