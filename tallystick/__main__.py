@@ -27,6 +27,7 @@ _PRIVACY_ENVIRONMENT = {
 app = typer.Typer(
     cls=VerbGroup,
     rich_markup_mode=None,
+    no_args_is_help=True,
     add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
