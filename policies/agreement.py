@@ -12,7 +12,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -30,9 +30,8 @@ from policies.closed_model import (
     shown_path,
 )
 from policies.errors import AgreementRefused
-
-if TYPE_CHECKING:
-    from protos.sealed_sum.bounds import Bounds
+from protos.sealed_sum.bounds import Bounds
+from protos.sealed_sum.errors import BoundsViolated
 
 KEY_PREFIX = "ed25519:"
 COORDINATOR = "coordinator"
@@ -277,9 +276,6 @@ class Agreement(ClosedModel):
                 )
 
     def _bounds_hold(self) -> None:
-        from protos.sealed_sum.bounds import Bounds  # noqa: PLC0415 - only needed once a complete agreement is there
-        from protos.sealed_sum.errors import BoundsViolated  # noqa: PLC0415
-
         privacy = self.privacy
         try:
             Bounds(len(self.members), privacy.max_colluders, privacy.min_survivors, privacy.shamir_threshold)
@@ -302,9 +298,6 @@ class Agreement(ClosedModel):
         Raises:
             AgreementRefused: The cohort is smaller than the agreement allows, or larger than the membership.
         """
-        from protos.sealed_sum.bounds import Bounds  # noqa: PLC0415
-        from protos.sealed_sum.errors import BoundsViolated  # noqa: PLC0415
-
         privacy, num_members = self.privacy, len(self.members)
         if not privacy.min_cohort <= cohort_size <= num_members:
             raise AgreementRefused(
@@ -377,9 +370,6 @@ def _first_clause(problem: Exception) -> str:
 
 
 def _bounds_advice(num_members: int, max_colluders: int) -> str:
-    from protos.sealed_sum.bounds import Bounds  # noqa: PLC0415
-    from protos.sealed_sum.errors import BoundsViolated  # noqa: PLC0415
-
     try:
         smallest = Bounds.smallest(num_members, max_colluders)
     except BoundsViolated:

@@ -7,7 +7,7 @@ import re
 from urllib.parse import parse_qsl, urlsplit
 
 _HOST_NAME = re.compile(r"^(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]{0,62})(\.[A-Za-z0-9]([A-Za-z0-9-]{0,62}))*$")
-_PASSWORD_KEYS = frozenset({"password", "passwd", "pwd", "sslpassword", "passfile"})
+_PASSWORD_KEYS = frozenset({"password", "passwd", "pwd", "sslpassword"})
 
 
 def is_host(text: str) -> bool:
