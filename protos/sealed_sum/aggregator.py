@@ -115,12 +115,13 @@ class Collecting:
             pb.Upload, upload, limit, domain=UPLOAD, member=member, identity_key=view.identity_keys[member]
         )
         _require_sum(body, view, member, self.k)
+        # It cannot be checked here, only compared: the coordinator does not know what goes into it.
+        expect_length(body.header_digest, DIGEST_BYTES, "header digest")
         if self.header_digest and body.header_digest != self.header_digest:
             raise HeaderMismatch(
                 f"expected the header that the other members named in sum {self.k}, found {member} with another; "
                 "the members do not mean the same sum"
             )
-        expect_length(body.header_digest, DIGEST_BYTES, "header digest")
         residues = ciphertext.unpack(body.ciphertexts, self.num_ciphertexts)
         received = Received(
             upload,
