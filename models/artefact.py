@@ -101,7 +101,7 @@ class Model:
     @cached_property
     def base_log_odds(self) -> float:
         """Log-odds of default of the tower at the mean of every column: where contributions start from."""
-        return float(log_odds(self.shape, self.parameters, self.means[None, :])[0])
+        return float(self.tower_log_odds(self.means[None, :])[0])
 
     def design(self, columns: Mapping[str, FloatArray]) -> FloatArray:
         """Design matrix of rows, shape (n_rows, n_columns); values as in `models.scoring`, already checked."""
@@ -109,7 +109,11 @@ class Model:
 
     def log_odds(self, columns: Mapping[str, FloatArray]) -> FloatArray:
         """Log-odds of default, shape (n_rows,)."""
-        return log_odds(self.shape, self.parameters, self.design(columns))
+        return self.tower_log_odds(self.design(columns))
+
+    def tower_log_odds(self, design: FloatArray) -> FloatArray:
+        """Log-odds of default of rows of a design matrix, shape (n_rows,)."""
+        return log_odds(self.shape, self.parameters, design)
 
     def pd(self, columns: Mapping[str, FloatArray]) -> FloatArray:
         """Probability of default, shape (n_rows,)."""

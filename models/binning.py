@@ -237,6 +237,8 @@ def _without_gaps(bins: tuple[Bin, ...], feature: InputFeature) -> tuple[Bin, ..
             stretched.append(b)
             continue
         low = stretched[-1].high if stretched else feature.low
+        if feature.type == "integer" and stretched and stretched[-1].atom:
+            low += 1.0
         high = feature.high if k + 1 == len(bins) else bins[k + 1].low
         stretched.append(replace(b, low=low, high=high))
     return tuple(stretched)

@@ -208,7 +208,7 @@ class HorizontalProgram:
             if not np.isfinite(change).all():
                 raise TrainingDataError(
                     "expected local training to converge, found parameters that are not finite;"
-                    f" lower learning_rate (now {settings.learning_rate:g}) for the whole cohort"
+                    f" lower learning_rate (now {settings.local_learning_rate:g}) for the whole cohort"
                 )
             clipped = np.clip(change, -settings.clip, settings.clip)
             self._clipped_values = int(np.count_nonzero(clipped != change))
@@ -320,7 +320,7 @@ class HorizontalProgram:
             "adam" if settings.method == "fedadam" else "average",
             state.server,
             mean_change,
-            settings.server_learning_rate,
+            settings.adam_learning_rate,
         )
         if settings.tower == "additive":
             projected = project_monotone(server.parameters, state.bins)

@@ -28,12 +28,12 @@ class HorizontalSettings:
         rounds: Training sums; for `newton` the most, since it stops at the optimum.
         local_epochs: Passes over a member's rows between two sums (not for `newton`).
         batch_size: Rows a local step.
-        learning_rate: Of the local optimiser.
+        learning_rate: Of the local optimiser; None takes 0.02 for an additive and 0.002 for a neural tower.
         optimiser: Local optimiser, `adam` or `sgd`.
         proximal_mu: FedProx's pull towards the cohort's parameters, used by `fedprox` alone.
-        server_learning_rate: Step size of `fedadam` on the opened mean.
+        server_learning_rate: Step size of `fedadam` on the opened mean; None takes 0.1 and 0.005.
         ridge: Weight of squared parameters in rows' worth of evidence, > 0.
-        smoothness: Weight of squared second differences from bin to bin (additive tower), >= 0.
+        smoothness: Weight of squared second differences from bin to bin (additive tower), in rows' worth, >= 0.
         seed: Public seed of initial weights and shuffles.
         clip: Largest change of a parameter in a round (L-infinity); what exceeds it is cut at the member.
         min_rows_per_column: Bins with fewer rows of the cohort are merged.
@@ -52,12 +52,12 @@ class HorizontalSettings:
     rounds: int = 12
     local_epochs: int = 1
     batch_size: int = 1024
-    learning_rate: float = 0.02
+    learning_rate: float | None = None
     optimiser: Literal["adam", "sgd"] = "adam"
     proximal_mu: float = 0.01
-    server_learning_rate: float = 0.1
+    server_learning_rate: float | None = None
     ridge: float = 1.0
-    smoothness: float = 0.5
+    smoothness: float = 20.0
     seed: int = 0
     clip: float = 0.5
     min_rows_per_column: int = 50
@@ -106,7 +106,7 @@ class HorizontalSettings:
                 raise SettingsRefused(f"{name}: expected at least {smallest:g}, found {found:g}; raise it")
         for name in ("learning_rate", "server_learning_rate", "ridge", "clip", "pdo_points", "base_odds"):
             found = getattr(self, name)
-            if not 0 < found < float("inf"):
+            if found is not None and not 0 < found < float("inf"):
                 raise SettingsRefused(f"{name}: expected more than 0, found {found:g}; raise it")
         if any(units < 1 for units in self.hidden_units):
             raise SettingsRefused("hidden_units: expected at least one unit a layer, found fewer; leave the layer out")
@@ -126,12 +126,22 @@ class HorizontalSettings:
         return PointsScale(self.pdo_points, self.base_points, self.base_odds)
 
     @property
+    def local_learning_rate(self) -> float:
+        """Step size of the local optimiser."""
+        return self.learning_rate or (0.002 if self.tower == "neural" else 0.02)
+
+    @property
+    def adam_learning_rate(self) -> float:
+        """Step size of `fedadam` on the opened mean."""
+        return self.server_learning_rate or (0.005 if self.tower == "neural" else 0.1)
+
+    @property
     def local(self) -> LocalRules:
         """How a member trains between two sums."""
         return LocalRules(
             epochs=self.local_epochs,
             batch_size=self.batch_size,
-            learning_rate=self.learning_rate,
+            learning_rate=self.local_learning_rate,
             optimiser=self.optimiser,
             proximal_mu=self.proximal_mu if self.method == "fedprox" else 0.0,
         )
