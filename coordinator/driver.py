@@ -53,6 +53,7 @@ class RunOutcome:
         view: The key epoch.
         released: The members' signed table.
         artefact: The opened model under release policy "platform", else None.
+        artefact_signatures: Member to its signature under the artefact; all that released, under that policy.
         model_report: The members' keyed report of the model, equal at all of them.
         last_sealed_sum: Ciphertext of the last training sum.
         rounds: Released statistics per opened sum.
@@ -63,6 +64,7 @@ class RunOutcome:
     view: EpochView
     released: Released
     artefact: bytes | None
+    artefact_signatures: Mapping[str, bytes]
     model_report: bytes
     last_sealed_sum: bytes
     rounds: Mapping[int, Mapping[str, float]]
@@ -206,8 +208,8 @@ class RunDriver:
                 if self._clock() - waited_since > self._waiting.pause_limit_s:
                     raise RunFailed(
                         f"Sum {k} needs {', '.join(sorted(missing.members))}, who stayed away for "
-                        f"{self._waiting.pause_limit_s:g} s; the run ends at its last model. A run may go on with fewer "
-                        "members only where the agreement says allow_roster_change."
+                        f"{self._waiting.pause_limit_s:g} s; the run ends at its last model. A run may go on with "
+                        "fewer members only where the agreement says allow_roster_change."
                     ) from None
                 continue
             if self._clock() - waited_since > self._waiting.step_deadline_s:
@@ -293,26 +295,34 @@ class RunDriver:
             identity_keys=view.identity_keys,
             min_signers=view.bounds.min_survivors - view.bounds.max_colluders,
         )
-        artefact = None
+        artefact, signatures = None, {}
         if self._agreement.release.policy == "platform":
-            artefact = self._artefact(proposal, view, released, tuple(contributions.finished))
+            signatures = {member: done.artefact_signature for member, done in contributions.finished.items()}
+            artefact = self._artefact(proposal, released, tuple(contributions.finished))
+            for member, signature in signatures.items():
+                verify_artefact(proposal.run_id, artefact, signature, member, view.identity_keys[member])
         trained = [stored for stored in self._store.sums(proposal.run_id) if stored.purpose == "train"]
         last = self._store.sealed_sums(proposal.run_id, trained[-1].k)[0].sealed_sum if trained else b""
-        outcome = RunOutcome(
-            proposal, view, released, artefact, next(iter(reports)), last, dict(statistics), rounds.traffic
+        return RunOutcome(
+            proposal,
+            view,
+            released,
+            artefact,
+            signatures,
+            next(iter(reports)),
+            last,
+            dict(statistics),
+            rounds.traffic,
         )
-        self.end(proposal.run_id, "finished")
-        return outcome
 
-    def _artefact(self, proposal: RunProposal, view: EpochView, released: Released, members: tuple[str, ...]) -> bytes:
-        """Fetch the opened model from one member; every signature under the table confirmed its hash."""
+    def _artefact(self, proposal: RunProposal, released: Released, members: tuple[str, ...]) -> bytes:
+        """Fetch the opened model from one member; the caller checks every member's signature under it."""
         body = runs_pb2.RunReference(run_id=proposal.run_id).SerializeToString()
         for member in sorted(members):
             outcome = self._steps.run_step("artefact", {member: body}, deadline_s=self._waiting.step_deadline_s)
             if member not in outcome.replies:
                 continue
             reply = parse_reply(runs_pb2.ArtefactReply, member, outcome.replies[member])
-            verify_artefact(proposal.run_id, reply.artefact, reply.signature, member, view.identity_keys[member])
             if hashlib.sha256(reply.artefact).hexdigest() != released.table.model_digest:
                 log.warning("%s sent another model than the one that the members signed", member)
                 continue
@@ -321,8 +331,13 @@ class RunDriver:
         raise RunFailed("No member delivered the model whose hash all of them signed; nothing is registered.")
 
     def finish(self, run_id: str, **details: object) -> None:
-        """Mark a run finished, after its evidence has been written."""
+        """Mark a run finished, after its evidence has been written, and let the members delete its keys.
+
+        In this order: a crash before the mark makes the next start ask the members once more, which they can answer
+        only while they hold the run.
+        """
         self._store.set_status(run_id, "finished")
+        self.end(run_id, "finished")
         self._announce(run_id, "finished", **details)
 
     def _announce(self, run_id: str, event: str, **details: object) -> None:

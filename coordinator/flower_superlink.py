@@ -122,14 +122,15 @@ class SuperLinkService:
 
     def stop(self) -> None:
         """End the streams and stop listening."""
-        if self._streams is not None:
-            self._hub.close()
-            self._streams.stop()
-            self._streams = None
+        # Signing on goes first, so that no node signs on for a stream that is about to close.
         if self._http is not None and self._http_thread is not None:
             self._http.should_exit = True
             self._http_thread.join()
             self._http = self._http_thread = None
+        if self._streams is not None:
+            self._hub.close()
+            self._streams.stop()
+            self._streams = None
 
     def members(self) -> frozenset[str]:
         """Ids of the admitted members."""
@@ -222,6 +223,7 @@ class SuperLinkService:
             ssl_ca_certs=str(self._ca_certificate),
             ssl_cert_reqs=ssl.CERT_REQUIRED,
             timeout_graceful_shutdown=1,
+            loop="asyncio",  # a request every few seconds: the faster loop gains nothing here
         )
         started = threading.Event()
         server = _Server(config, started)

@@ -36,7 +36,7 @@ MODEL_FILE = "model.tallystick"
 SIGNATURES_FILE = "model.signatures.json"
 MAX_MODEL_BYTES = 512 * 1024 * 1024
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._ -]{0,99}")
+_MAX_NAME_CHARACTERS = 200
 
 
 class RegistryRefused(UserError):
@@ -130,6 +130,7 @@ class Registry:
         Raises:
             RegistryRefused: Not there, kept by its members, or its bytes are not those that were registered.
         """
+        name = registered_name(name)
         with self._quiet():
             version = self._version_by_alias(name, alias)
             if version.tags.get(KIND_TAG) != "opened":
@@ -290,18 +291,14 @@ class RunRecord:
     def _register(
         self, name: str, digest: str, kind: Literal["opened", "sealed"], tags: Mapping[str, str], alias: str
     ) -> RegisteredModel:
-        if not _NAME.fullmatch(name):
-            raise RegistryRefused(
-                "Expected a model name of at most 100 letters, digits, spaces, dots, hyphens and "
-                "underscores, found something else; choose another name."
-            )
+        name = registered_name(name)
         with self._mlflow() as client:
-            if not client.search_registered_models(f"name = '{name}'"):
+            if name not in {str(model.name) for model in client.search_registered_models()}:
                 client.create_registered_model(name)
             same = [
                 version
-                for version in client.search_model_versions(f"name = '{name}'")
-                if version.run_id == self.mlflow_run_id and version.tags.get(DIGEST_TAG) == digest
+                for version in client.search_model_versions(f"run_id = '{self.mlflow_run_id}'")
+                if version.name == name and version.tags.get(DIGEST_TAG) == digest
             ]
             if same:
                 version = same[0]
@@ -316,6 +313,18 @@ class RunRecord:
     def _mlflow(self) -> Iterator[Any]:
         with self.registry._quiet():  # noqa: SLF001 - the two classes are one adapter
             yield self.registry._client  # noqa: SLF001
+
+
+def registered_name(name: str) -> str:
+    """The name under which MLflow keeps a model: it knows neither "/" nor ":", and agreements may be named anything.
+
+    Raises:
+        RegistryRefused: Nothing is left of it.
+    """
+    kept = "".join(c if c.isprintable() and c not in "/:" else "-" for c in name).strip()[:_MAX_NAME_CHARACTERS]
+    if not kept.strip("-. "):
+        raise RegistryRefused("Expected a model name, found none; name it, for example after agreement and task.")
+    return kept
 
 
 def _read(path: Path) -> bytes:

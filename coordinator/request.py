@@ -39,9 +39,7 @@ class RunRequest(BaseModel):
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
             where = ".".join(str(part) for part in first["loc"]) or "request"
-            raise RequestRefused(
-                f"The run request is malformed at {where}: {first['msg']}; correct it."
-            ) from None
+            raise RequestRefused(f"The run request is malformed at {where}: {first['msg']}; correct it.") from None
 
     def to_bytes(self) -> bytes:
         """JSON for the coordinator's store."""

@@ -102,9 +102,14 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 class CoordinatorStore:
-    """Durable state of the coordinator, shared by its driver and by `tallystick train` in another process."""
+    """Durable state of the coordinator, shared by its driver and by `tallystick train` in another process.
 
-    def __init__(self, state_dir: Path) -> None:
+    Args:
+        state_dir: Folder of mode 0700, made when needed.
+        survives_power_cut: Whether a commit waits for the disk. False is for simulations in one process.
+    """
+
+    def __init__(self, state_dir: Path, *, survives_power_cut: bool = True) -> None:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._path = state_dir / "coordinator.sqlite"
         self._lock = threading.RLock()
@@ -113,7 +118,7 @@ class CoordinatorStore:
         try:
             self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=30)
             self._db.execute("pragma journal_mode = wal")
-            self._db.execute("pragma synchronous = full")
+            self._db.execute(f"pragma synchronous = {'full' if survives_power_cut else 'off'}")
             self._db.execute("pragma foreign_keys = on")
             self._db.executescript(_SCHEMA)
             row = self._db.execute("select value from meta where key = 'schema'").fetchone()

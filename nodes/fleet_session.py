@@ -3,6 +3,7 @@
 import logging
 import queue
 import ssl
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,7 +107,7 @@ class Session:
         call = stub.Exchange(_frames(outgoing))
         session = cls(fleet, node_id, channel, outgoing, call)
         try:
-            _wait_admitted(channel, call, address)
+            _wait_admitted(call, address)
         except (ConnectionLost, FleetError):
             session.close()
             raise
@@ -260,13 +261,13 @@ def _sign_on(fleet: _Fleet, credentials: Credentials, node_id_path: Path) -> int
     return node_id
 
 
-def _wait_admitted(channel: grpc.Channel, call: "grpc.CallIterator[Frame]", address: str) -> None:
+def _wait_admitted(call: "grpc.CallIterator[Frame]", address: str) -> None:
     """Wait for the coordinator's initial metadata, which says that the stream is admitted."""
-    try:
-        grpc.channel_ready_future(channel).result(timeout=OPEN_TIMEOUT_S)
-        call.initial_metadata()
-    except grpc.FutureTimeoutError as error:
-        raise ConnectionLost("the stream could not be opened in time") from error
+    patience = threading.Timer(OPEN_TIMEOUT_S, call.cancel)
+    patience.daemon = True
+    patience.start()
+    call.initial_metadata()
+    patience.cancel()
     # Metadata arrive empty, without an exception, when the call has already failed.
     if not call.is_active():
         code = call.code()

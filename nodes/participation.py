@@ -206,23 +206,27 @@ class Participation:
         signed = sign_release(table, self._membership.identity.private)
         self._store.save_model(self._proposal.run_id, result.artefact)
         self._journal("released", table=table.digest().hex())
-        return runs_pb2.Finished(
+        finished = runs_pb2.Finished(
             released=signed.released,
             signature=signed.signature,
             model_report=model_report(self._ready, bytes.fromhex(result.version), self._next_k),
         )
+        if self._membership.agreement.release.policy == "platform":
+            finished.artefact_signature = sign_artefact(
+                self._proposal.run_id, result.artefact, self._membership.identity.private
+            )
+        return finished
 
-    def released_artefact(self) -> tuple[bytes, bytes]:
-        """The opened model and this member's signature under it; the caller has checked the release policy.
+    def released_artefact(self) -> bytes:
+        """The opened model; the caller has checked the release policy.
 
         Raises:
             StepRefused: The program is not over.
         """
         if not self._program.finished:
             raise StepRefused(f"Run {self._proposal.run_id} has not finished at this node; finish it first.")
-        artefact = self._program.result().artefact
         self._journal("model released to the platform")
-        return artefact, sign_artefact(self._proposal.run_id, artefact, self._membership.identity.private)
+        return self._program.result().artefact
 
     def _journal(self, event: str, **details: str | int | list[str]) -> None:
         self._store.journal(self._now(), self._proposal.run_id, event, **details)

@@ -281,8 +281,7 @@ class NodeRuntime:
                 "members find it in their own state folders."
             )
         self._require_ready(message.run_id)
-        artefact, signature = self._participation(message.run_id).released_artefact()
-        return runs_pb2.ArtefactReply(artefact=artefact, signature=signature)
+        return runs_pb2.ArtefactReply(artefact=self._participation(message.run_id).released_artefact())
 
     def _end(self, body: bytes) -> Message:
         message = _parse(runs_pb2.EndRequest(), body)

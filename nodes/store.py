@@ -110,9 +110,15 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 class NodeStore:
-    """The node's durable state. Safe to use from several threads; every write is one transaction."""
+    """The node's durable state. Safe to use from several threads; every write is one transaction.
 
-    def __init__(self, state_dir: Path) -> None:
+    Args:
+        state_dir: Folder of mode 0700, made when needed.
+        survives_power_cut: Whether a commit waits for the disk. False is for simulations in one process: a commit
+            then survives the process but not the machine, which no deployment may accept.
+    """
+
+    def __init__(self, state_dir: Path, *, survives_power_cut: bool = True) -> None:
         state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         state_dir.chmod(0o700)
         self._path = state_dir / "node.sqlite"
@@ -123,7 +129,7 @@ class NodeStore:
         try:
             self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None)
             self._db.execute("pragma journal_mode = wal")
-            self._db.execute("pragma synchronous = full")
+            self._db.execute(f"pragma synchronous = {'full' if survives_power_cut else 'off'}")
             self._db.execute("pragma foreign_keys = on")
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:

@@ -21,18 +21,18 @@ from policies.agreement import (
 
 GMSC_COLUMNS: Mapping[str, str] = MappingProxyType(
     {
-        "id": "id",
-        "SeriousDlqin2yrs": "serious_dlqin_2yrs",
-        "RevolvingUtilizationOfUnsecuredLines": "revolving_utilization_of_unsecured_lines",
+        "id": "entity_id",
+        "SeriousDlqin2yrs": "serious_delinquency",
+        "RevolvingUtilizationOfUnsecuredLines": "revolving_utilization",
         "age": "age",
-        "NumberOfTime30-59DaysPastDueNotWorse": "number_of_time_30_59_days_past_due_not_worse",
+        "NumberOfTime30-59DaysPastDueNotWorse": "past_due_30_59",
         "DebtRatio": "debt_ratio",
         "MonthlyIncome": "monthly_income",
-        "NumberOfOpenCreditLinesAndLoans": "number_of_open_credit_lines_and_loans",
-        "NumberOfTimes90DaysLate": "number_of_times_90_days_late",
-        "NumberRealEstateLoansOrLines": "number_real_estate_loans_or_lines",
-        "NumberOfTime60-89DaysPastDueNotWorse": "number_of_time_60_89_days_past_due_not_worse",
-        "NumberOfDependents": "number_of_dependents",
+        "NumberOfOpenCreditLinesAndLoans": "open_credit_lines",
+        "NumberOfTimes90DaysLate": "past_due_90",
+        "NumberRealEstateLoansOrLines": "real_estate_loans",
+        "NumberOfTime60-89DaysPastDueNotWorse": "past_due_60_89",
+        "NumberOfDependents": "dependents",
     }
 )
 """Give Me Some Credit: column of the published file -> name in our contract."""
@@ -40,10 +40,10 @@ GMSC_COLUMNS: Mapping[str, str] = MappingProxyType(
 # name, type, unit, low, high, reason code, missing allowed. The ranges are public and hold the whole
 # published file (utilisation up to 50,708 for instance, and the codes 96 and 98 in the past-due counts).
 _GMSC_FEATURES = (
-    ("revolving_utilization_of_unsecured_lines", "number", "ratio", 0.0, 1e5, "REVOLVING_UTILIZATION", False),
+    ("revolving_utilization", "number", "ratio", 0.0, 1e5, "REVOLVING_UTILIZATION", False),
     ("age", "integer", "years", 0.0, 120.0, "AGE_OF_BORROWER", False),
     (
-        "number_of_time_30_59_days_past_due_not_worse",
+        "past_due_30_59",
         "integer",
         "count",
         0.0,
@@ -53,11 +53,11 @@ _GMSC_FEATURES = (
     ),
     ("debt_ratio", "number", "ratio", 0.0, 1e6, "DEBT_RATIO", False),
     ("monthly_income", "number", "USD per month", 0.0, 1e7, "MONTHLY_INCOME", True),
-    ("number_of_open_credit_lines_and_loans", "integer", "count", 0.0, 100.0, "OPEN_CREDIT_LINES", False),
-    ("number_of_times_90_days_late", "integer", "count", 0.0, 100.0, "PAST_DUE_90_DAYS", False),
-    ("number_real_estate_loans_or_lines", "integer", "count", 0.0, 100.0, "REAL_ESTATE_LOANS", False),
+    ("open_credit_lines", "integer", "count", 0.0, 100.0, "OPEN_CREDIT_LINES", False),
+    ("past_due_90", "integer", "count", 0.0, 100.0, "PAST_DUE_90_DAYS", False),
+    ("real_estate_loans", "integer", "count", 0.0, 100.0, "REAL_ESTATE_LOANS", False),
     (
-        "number_of_time_60_89_days_past_due_not_worse",
+        "past_due_60_89",
         "integer",
         "count",
         0.0,
@@ -65,7 +65,7 @@ _GMSC_FEATURES = (
         "PAST_DUE_60_89_DAYS",
         False,
     ),
-    ("number_of_dependents", "integer", "persons", 0.0, 50.0, "NUMBER_OF_DEPENDENTS", True),
+    ("dependents", "integer", "persons", 0.0, 50.0, "NUMBER_OF_DEPENDENTS", True),
 )
 
 
@@ -91,7 +91,7 @@ def gmsc_task(role: str = "bank") -> Task:
     """Serious delinquency within two years, the label held by one role."""
     return Task(
         name="credit",
-        label="serious_dlqin_2yrs",
+        label="serious_delinquency",
         label_role=role,
         horizon_months=24,
         purposes=("credit-model-training",),
@@ -110,7 +110,7 @@ def example_agreement(
     model: ModelTerms | None = None,
     privacy: PrivacyTerms | None = None,
     release: Literal["members", "platform"] = "platform",
-    id_column: str = "id",
+    id_column: str = "entity_id",
 ) -> Agreement:
     """An agreement of one role on Give Me Some Credit, for demos, benchmarks and tests.
 
@@ -140,7 +140,7 @@ def example_agreement(
         ),
         features=gmsc_features(role) if features is None else features,
         tasks=(gmsc_task(role),) if tasks is None else tasks,
-        model=ModelTerms(tower="additive", ridge=1e-3, smoothness=1e-3) if model is None else model,
+        model=ModelTerms(tower="additive", ridge=1.0, smoothness=0.5) if model is None else model,
         privacy=smallest_privacy_terms(len(members)) if privacy is None else privacy,
         release=ReleaseTerms(policy=release),
     )

@@ -133,7 +133,7 @@ class FeatureShape(ReleaseModel):
 
     feature: Name
     role: Name
-    unit: Annotated[str, StringConstraints(max_length=60)] = ""
+    unit: Annotated[str, StringConstraints(max_length=200)] = ""
     information_value: Annotated[float, Field(ge=0), AfterValidator(_rounded)] | None = None
     bins: Annotated[tuple[ShapeBin, ...], Field(min_length=1, max_length=1000)]
 

@@ -119,7 +119,7 @@ BAD_VALUES = [
     ("features.0.role", "insurer"),
     ("features.0.name", GOOD["features"][1]["name"]),
     ("features.0.name", "Age"),
-    ("features.0.name", "serious_dlqin_2yrs"),
+    ("features.0.name", "serious_delinquency"),
     ("features.0.name", "id"),
     ("features.0.type", "text"),
     ("features.0.low", 1e6),

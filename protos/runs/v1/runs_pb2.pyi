@@ -358,22 +358,26 @@ class Finished(_message.Message):
     RELEASED_FIELD_NUMBER: _builtins.int
     SIGNATURE_FIELD_NUMBER: _builtins.int
     MODEL_REPORT_FIELD_NUMBER: _builtins.int
+    ARTEFACT_SIGNATURE_FIELD_NUMBER: _builtins.int
     released: _builtins.bytes
     """canonical JSON of policies.release.ReleasedTable"""
     signature: _builtins.bytes
     """Ed25519 by the member"""
     model_report: _builtins.bytes
     """HMAC under the members' epoch key, never an unkeyed hash"""
+    artefact_signature: _builtins.bytes
+    """by release policy `platform` alone: Ed25519 over (run id, SHA-256 of the artefact)"""
     def __init__(
         self,
         *,
         released: _builtins.bytes = ...,
         signature: _builtins.bytes = ...,
         model_report: _builtins.bytes = ...,
+        artefact_signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_report", b"model_report", "released", b"released", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artefact_signature", b"artefact_signature", "model_report", b"model_report", "released", b"released", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -540,19 +544,15 @@ class ArtefactReply(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     ARTEFACT_FIELD_NUMBER: _builtins.int
-    SIGNATURE_FIELD_NUMBER: _builtins.int
     artefact: _builtins.bytes
-    signature: _builtins.bytes
-    """Ed25519 over (run id, SHA-256 of the artefact)"""
     def __init__(
         self,
         *,
         artefact: _builtins.bytes = ...,
-        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artefact", b"artefact", "signature", b"signature"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artefact", b"artefact"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,135 @@
+"""The coordinator process: listens for the members, drives queued runs, takes up the ones that a crash left."""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+import signal
+import threading
+from collections.abc import Callable
+
+from coordinator.driver import RunDriver, Waiting
+from coordinator.evidence import build_and_write
+from coordinator.flower_superlink import SuperLinkService
+from coordinator.registry import Registry
+from coordinator.settings import CoordinatorSettings
+from coordinator.store import CoordinatorStore
+from policies.agreement import Agreement, load_agreement
+from policies.errors import UserError
+from policies.key_files import load_identity_key
+from protos.sealed_sum.keys import SigningKey
+
+log = logging.getLogger(__name__)
+QUEUE_POLL_S = 0.1
+
+
+def serve(settings: CoordinatorSettings, *, announce: Callable[[str], None]) -> int:
+    """Run the coordinator until SIGTERM or SIGINT.
+
+    A run in progress is left as it is: its checkpoint is on disk, and the next start takes it up.
+
+    Args:
+        settings: The coordinator's settings, files checked.
+        announce: Called with one line at each milestone.
+
+    Returns:
+        The process's exit code.
+
+    Raises:
+        UserError: The coordinator cannot start.
+    """
+    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _log_to(settings)
+    agreement = load_agreement(settings.agreement_path)
+    identity = SigningKey(load_identity_key(settings.identity_key_path))
+    store = CoordinatorStore(settings.state_dir)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    with SuperLinkService(
+        state_dir=settings.state_dir / "fleet",
+        listen_host=settings.listen_host,
+        fleet_port=settings.fleet_port,
+        certificate_path=settings.tls.certificate_path,
+        key_path=settings.tls.key_path,
+        ca_certificate_path=settings.tls.ca_certificate_path,
+        members_dir=settings.members_dir,
+    ) as fleet:
+        announce(f"listening on {settings.listen_host}:{fleet.fleet_port}")
+        # A daemon: a run that waits for members must not keep the process from stopping.
+        worker = threading.Thread(
+            target=_work, args=(settings, agreement, identity, store, fleet, stop, announce), daemon=True
+        )
+        worker.start()
+        stop.wait()
+        worker.join(timeout=2.0)
+    announce("stopped")
+    return 0
+
+
+def _work(
+    settings: CoordinatorSettings,
+    agreement: Agreement,
+    identity: SigningKey,
+    store: CoordinatorStore,
+    fleet: SuperLinkService,
+    stop: threading.Event,
+    announce: Callable[[str], None],
+) -> None:
+    while not stop.is_set():
+        stored = store.next_run()
+        if stored is None:
+            stop.wait(QUEUE_POLL_S)
+            continue
+        announce(f"{stored.run_id}: {'driving' if stored.status == 'queued' else 'taken up again'}")
+        try:
+            _drive(settings, agreement, identity, store, fleet, stored.run_id)
+            announce(f"{stored.run_id}: finished")
+        except UserError as failure:
+            announce(f"{stored.run_id}: failed: {failure}")
+        except Exception:
+            # The one place where anything at all may surface: the run is marked, the trace is in the log.
+            log.exception("run %s", stored.run_id)
+            reason = f"an internal error, see {settings.state_dir / 'coordinator.log'}"
+            store.set_status(stored.run_id, "failed", reason)
+            store.add_event(_now(), stored.run_id, "failed", reason=reason)
+            announce(f"{stored.run_id}: failed: {reason}")
+
+
+def _drive(
+    settings: CoordinatorSettings,
+    agreement: Agreement,
+    identity: SigningKey,
+    store: CoordinatorStore,
+    fleet: SuperLinkService,
+    run_id: str,
+) -> None:
+    with fleet.open_run(run_id) as steps:
+        driver = RunDriver(
+            agreement,
+            identity,
+            store,
+            steps,
+            waiting=Waiting(step_deadline_s=settings.step_deadline_s),
+            now=_now,
+        )
+        for earlier, status, _ in store.runs():
+            if earlier != run_id and status in {"finished", "failed"}:
+                driver.end(earlier, status)  # again, for members that were away then; they ignore it otherwise
+        outcome = driver.run(run_id)
+        folder = settings.state_dir / "runs" / run_id
+        registry = Registry(settings.state_dir, settings.mlflow_tracking_uri)
+        details = build_and_write(outcome, agreement, folder, registry, created_at=_now())
+        driver.finish(run_id, **details)
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
+
+
+def _log_to(settings: CoordinatorSettings) -> None:
+    handler = logging.FileHandler(settings.state_dir / "coordinator.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    root.addHandler(handler)
+    root.setLevel(logging.INFO)
