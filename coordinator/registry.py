@@ -293,7 +293,7 @@ class RunRecord:
     ) -> RegisteredModel:
         name = registered_name(name)
         with self._mlflow() as client:
-            if name not in {str(model.name) for model in client.search_registered_models()}:
+            if not self._is_registered(client, name):
                 client.create_registered_model(name)
             same = [
                 version
@@ -308,6 +308,18 @@ class RunRecord:
                 version = client.create_model_version(name, f"{uri}/{MODEL_FOLDER}", self.mlflow_run_id, tags=all_tags)
             client.set_registered_model_alias(name, alias, version.version)
         return RegisteredModel(name, str(version.version), digest, kind)
+
+    @staticmethod
+    def _is_registered(client: Any, name: str) -> bool:
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - lazy, see the module's docstring
+
+        try:
+            client.get_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return False
+        return True
 
     @contextmanager
     def _mlflow(self) -> Iterator[Any]:

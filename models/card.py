@@ -112,9 +112,9 @@ class RunEvidence(ReleaseModel):
     label: Name
     horizon_months: Annotated[int, Field(ge=1, le=600)]
     method: Name
-    settings: dict[Name, bool | int | Figure | Text] = Field(default_factory=dict)
+    settings: dict[Name, bool | int | Figure | Text | None] = Field(default_factory=dict)
     created_at: Name
-    agreement_name: Name
+    agreement_name: Text
     agreement_hash: Hex32
     proposal_hash: Hex32
     members: Annotated[tuple[MemberLine, ...], Field(min_length=1, max_length=1024)]

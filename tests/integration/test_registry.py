@@ -136,7 +136,16 @@ def test_run_id_that_is_none_is_refused(registry, run_id):
         registry.open_run(run_id, tags={})
 
 
-@pytest.mark.parametrize("name", ["", "a/b", "a:b", "x' OR '1'='1", "a" * 101])
+@pytest.mark.parametrize("name", ["Кредит.credit", "a/b:c", "x' OR '1'='1", "a" * 300, 'say "when"', "line\nbreak"])
+def test_model_may_be_named_after_any_agreement(registry, name):
+    record = registry.open_run("run-name", tags={})
+    first = record.register_model(name, b"m", signatures={})
+
+    assert record.register_model(name, b"m", signatures={}) == first
+    assert registry.load_model(name).artefact == b"m"
+
+
+@pytest.mark.parametrize("name", ["", "  ", "/", "::"])
 def test_model_name_that_is_none_is_refused(registry, name):
     with pytest.raises(RegistryRefused, match="model name"):
         registry.open_run("run-name", tags={}).register_model(name, b"m", signatures={})
