@@ -136,7 +136,8 @@ def choose_bins(feature: InputFeature, grid: FeatureGrid, counts: IntArray, rule
     bins = _without_gaps(bins, feature)
     fullest = max(range(len(bins)), key=lambda k: (bins[k].goods + bins[k].bads, -k))
     missing = (int(counts[0, -1]), int(counts[1, -1]))
-    if _small(*missing, rules) or (len(runs) == 1 and _small(runs[0].goods, runs[0].bads, rules)):
+    only = runs[0] if len(runs) == 1 else None
+    if _small(*missing, rules) or not runs or (only and _small(only.goods, only.bads, rules)):
         # Counted in the fullest bin, so that no total of a shown table gives the few away.
         bins = tuple(
             replace(b, goods=b.goods + missing[0], bads=b.bads + missing[1]) if k == fullest else b
