@@ -170,6 +170,7 @@ class RunDriver:
     def _sums(self, proposal: RunProposal, view: EpochView, rounds: SumRound) -> RunOutcome:
         run_id = proposal.run_id
         statistics: dict[int, Mapping[str, float]] = {}
+        missed_since: float | None = None
         while True:
             k = self._store.num_finished_sums(run_id)
             contributions = self._contributions(proposal, view, rounds, k)
@@ -182,7 +183,14 @@ class RunDriver:
             except MembersMissing as missing:
                 # Shares of these members are needed and U is frozen: ask the whole sum again until they return.
                 self._pause(run_id, k, missing.members)
+                missed_since = started if missed_since is None else missed_since
+                if self._clock() - missed_since > self._waiting.pause_limit_s:
+                    raise RunFailed(
+                        f"Sum {k} needs shares of {', '.join(sorted(missing.members))}, who stayed away for "
+                        f"{self._waiting.pause_limit_s:g} s; it is given up unopened, start a new run."
+                    ) from None
                 continue
+            missed_since = None
             dropped = sorted(set(view.cohort) - set(survivors))
             if dropped:
                 self._announce(run_id, "dropped", k=k, names=", ".join(dropped), members=dropped)

@@ -218,8 +218,10 @@ class InProcessConsortium:
         self.nodes[member] = NodeRuntime(membership, lambda _task: rows, store, rng=secrets.token_bytes, now=_now)
 
     def _handler(self, member: str) -> Handle:
-        # Looked up at each call: a restarted node is another object.
-        return lambda action, body: self.nodes[member].handle(action, body)
+        def handle(action: str, body: bytes) -> bytes:
+            return self.nodes[member].handle(action, body)  # looked up each time: a restarted node is another object
+
+        return handle
 
 
 class _WatchedStore(CoordinatorStore):
