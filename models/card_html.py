@@ -15,6 +15,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from models.card import ModelCard, RunEvidence, by_information, suppressed_cells
+from models.card_labels import table_label
 from models.plots import (
     ComparisonLine,
     calibration_plot,
@@ -60,7 +61,9 @@ def render_html(card: ModelCard) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(figure=_figure, percent=_percent, signed=_signed, count=_count, chunks=_chunks)
+    environment.filters.update(
+        figure=_figure, percent=_percent, signed=_signed, count=_count, chunks=_chunks, label=table_label
+    )
     evidence = card.evidence
     return environment.get_template("card.html.j2").render(
         card=card,

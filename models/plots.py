@@ -17,6 +17,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
+from models.card_labels import tick_label
 from policies.release import CalibrationBin, FeatureShape, HistogramBin
 
 Image = Literal["svg", "png"]
@@ -225,9 +226,9 @@ def shape_plot(shape: FeatureShape, *, title: str = "", image: Image = "svg") ->
             if shape_bin.missing:
                 bar.set(hatch="///", edgecolor=PAPER, linewidth=0)
         axes.axhline(0, color=MUTED, linewidth=0.8)
-        labels = [b.label for b in shape.bins]
+        labels = [tick_label(b.label) for b in shape.bins]
         crowded = len(labels) * max(len(label) for label in labels) > 34
-        axes.set_xticks(places, labels, rotation=38 if crowded else 0, ha="right" if crowded else "center")
+        axes.set_xticks(places, labels, rotation=34 if crowded else 0, ha="right" if crowded else "center")
         axes.tick_params(axis="x", labelsize=8.5, length=0)
         axes.grid(visible=False, axis="x")
         axes.spines["bottom"].set_visible(False)

@@ -1,26 +1,27 @@
-"""How bins read."""
+"""How bins read, in a table and under a bar."""
 
 from __future__ import annotations
 
 import pytest
 
-from models.card_labels import bin_label
+from models.card_labels import table_label, tick_label
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "kind", "label"),
+    ("label", "in_table", "under_bar"),
     [
-        (0.0, 0.0, {"atom": True, "whole": True, "last": False}, "0"),
-        (2.0, 5.0, {"whole": True, "last": False}, "2 to 4"),
-        (2.0, 3.0, {"whole": True, "last": False}, "2"),
-        (4.0, 99.0, {"whole": True, "last": True}, "4 to 99"),
-        (0.02351, 0.15, {"whole": False, "last": False}, "0.0235 to 0.15"),
-        (12500.4, 10_000_000.0, {"whole": False, "last": True}, "12\u2009500 to 10\u2009000\u2009000"),
-        (None, 3.0, {"whole": False, "last": False}, "up to 3"),
-        (3.0, None, {"whole": False, "last": True}, "3 and more"),
-        (None, None, {"whole": False, "last": True}, "any"),
-        (None, None, {"missing": True, "whole": False, "last": False}, "missing"),
+        ("0", "0", "0"),
+        ("98", "98", "98"),
+        ("2 to 4", "2 to 4", "2–4"),
+        ("over 0 to 0.0102255", "over 0 to 0.0102", "0–0.01"),
+        ("0.0444849 to 0.115192", "0.0445 to 0.115", "0.044–0.12"),
+        ("10981.3 to 1e+07", "10\u2009981 to 10\u2009000\u2009000", "11k–10M"),
+        ("610.77 to 1e+06", "611 to 1\u2009000\u2009000", "611–1M"),
+        ("-5.25 to 120000", "-5.25 to 120\u2009000", "-5.2–120k"),
+        ("missing", "missing", "missing"),
+        ("grade_2b of 1.5x", "grade_2b of 1.5x", "grade_2b of 1.5x"),
     ],
 )
-def test_bin_reads_as_a_person_would_say_it(low, high, kind, label):
-    assert bin_label(low, high, **kind) == label
+def test_bin_reads_as_a_person_would_write_it(label, in_table, under_bar):
+    assert table_label(label) == in_table
+    assert tick_label(label) == under_bar

@@ -96,7 +96,7 @@ def test_inline_plots_do_not_share_ids_and_follow_the_page_colours():
 
 def test_text_in_a_plot_stays_text():
     assert b"score points" in PLOTS["shape"]("svg")
-    assert b"30 to 120" in PLOTS["shape"]("svg")
+    assert "30–120".encode() in PLOTS["shape"]("svg")
 
 
 def test_label_cannot_become_markup():
