@@ -110,7 +110,7 @@ def run(settings: SettingsPath = Path("coordinator.toml")) -> None:
             f"expected the coordinator's key {agreement.coordinator.identity_key} of the agreement, found {found};"
             " use the right identity_key_path, or have the agreement changed."
         )
-    from coordinator.service import serve  # noqa: PLC0415 - flwr and mlflow load only once the settings are sound
+    from coordinator.service import serve
 
     raise typer.Exit(serve(coordinator_settings, announce=_announce))
 

@@ -82,7 +82,7 @@ def run(settings: SettingsPath = Path("node.toml")) -> None:
     """
     node_settings = load_node_settings(settings)
     require_ready(node_settings, dt.datetime.now(dt.UTC))
-    from nodes.service import serve  # noqa: PLC0415 - torch and flwr load only once the settings are sound
+    from nodes.service import serve
 
     raise typer.Exit(serve(node_settings, announce=_announce))
 

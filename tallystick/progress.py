@@ -53,6 +53,10 @@ class RunProgress:
         if self._bar is not None:
             self._bar.stop()
 
+    def say(self, sentence: str) -> None:
+        """Print a sentence above the bar."""
+        self._console.print(sentence, highlight=False, soft_wrap=True)
+
     def show(self, event: str, details: dict[str, object]) -> None:
         """Show one event in words; unknown events are left out."""
         template = SENTENCES.get(event)
