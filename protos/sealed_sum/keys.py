@@ -80,15 +80,14 @@ def agree(secret: AgreementSecret, peer_public_key: bytes, peer: str) -> SharedS
     Raises:
         WeakKey: The result is all zeros: the peer's key has small order (RFC 7748, section 6.1).
     """
-    weak = f"expected an X25519 key of full order from {peer}, found one that agrees on zeros; refuse that member"
     try:
         shared = X25519PrivateKey.from_private_bytes(secret.raw).exchange(
             X25519PublicKey.from_public_bytes(peer_public_key)
         )
-    except ValueError as error:  # the library refuses an all-zero result itself
-        raise WeakKey(weak) from error
-    if not any(shared):
-        raise WeakKey(weak)
+    except ValueError as error:  # the library refuses an all-zero result
+        raise WeakKey(
+            f"expected an X25519 key of full order from {peer}, found one that agrees on zeros; refuse that member"
+        ) from error
     return SharedSecret(shared)
 
 

@@ -5,6 +5,7 @@ import os
 import numpy as np
 import pytest
 
+from protos.sealed_sum import shamir
 from protos.sealed_sum.aggregator import Collecting
 from protos.sealed_sum.bounds import Bounds
 from protos.sealed_sum.errors import (
@@ -258,13 +259,18 @@ def test_a12_a_wrong_share_is_found_by_the_commitment_and_another_subset_is_trie
 
 
 def test_a12_shares_that_fit_no_commitment_are_refused(made):
+    """Four colluding nodes answer with shares of another seed, which would rebuild without any sign of it."""
     step, replies = share_replies(made)
-
-    def lie(body):
-        for share in body.shares:
-            share.share = (int.from_bytes(share.share) ^ 1).to_bytes(66)
+    view = made.consortium.view
+    points = range(1, len(made.cohort) + 1)
+    forged = {owner: shamir.split(os.urandom(64), 3, list(points), os.urandom) for owner in made.cohort}
 
     for name in made.cohort[:4]:
+
+        def lie(body, name=name):
+            for share in body.shares:
+                share.share = forged[share.owner][view.point(name)]
+
         step = step.receive(name, made.change(replies[name], ShareReply, SHARES, name, lie))
     with pytest.raises(ShareInvalid, match="committed to"):
         step.finish()

@@ -106,11 +106,18 @@ def test_a1_node_refuses_fewer_survivors_than_u(node):
             ask(node.memory, *node.cohort[3:])
 
 
-def test_a1_node_holds_and_gives_no_share_of_its_own_seed(node):
-    upload = body_of(Upload, node.made[node.name].upload)
+def test_a1_upload_shares_the_seed_with_peers_only(consortium):
+    member = consortium.view.cohort[2]
+    state = consortium.states[member]
+    made = contribute(state, remember(state), consortium.header(LAYOUT, 1), LAYOUT, VALUES, consortium.rng)
+    peers = [name for name in consortium.view.cohort if name != member]
+
+    assert [share.recipient for share in body_of(Upload, made.upload).shares] == peers
+
+
+def test_a1_node_gives_no_share_of_its_own_seed(node):
     reply = body_of(ShareReply, node.shares(node.memory).message)
 
-    assert [share.recipient for share in upload.shares] == list(node.cohort[1:])
     assert [share.owner for share in reply.shares] == list(node.cohort[1:])
 
 
@@ -172,6 +179,18 @@ def test_a3_masks_of_members_with_different_headers_do_not_cancel(consortium):
     theirs = body_of(SeedReply, reveal_seeds(states[second], others, zero, roster, gone).message).seeds[0].seed
 
     assert mine != theirs
+
+
+def test_a8_no_two_sums_share_a_pairwise_seed(consortium):
+    first, second = consortium.view.cohort[:2]
+    roster, seeds = [name for name in consortium.view.cohort if name != second], set()
+    state, memory = consortium.states[first], remember(consortium.states[first])
+    for k in (1, 2, 3):
+        header = consortium.header(LAYOUT, k)
+        memory = contribute(state, memory, header, LAYOUT, VALUES, consortium.rng).memory
+        seeds.add(body_of(SeedReply, reveal_seeds(state, memory, header, roster, [second]).message).seeds[0].seed)
+
+    assert len(seeds) == 3
 
 
 def test_a3_pairwise_seeds_agree_when_headers_do(node):
