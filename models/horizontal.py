@@ -34,6 +34,7 @@ from models.sum_layouts import (
     LARGEST_LOSS,
     MAX_WEIGHT_RATIO_LOG2,
     bins_layout,
+    cells_of,
     change_layout,
     evaluation_layout,
     newton_layout,
@@ -164,14 +165,11 @@ class HorizontalProgram:
         """This member's values for the next sum; the same when asked again."""
         match self._state.stage:
             case "bins":
-                return {
-                    f"cells:{feature.name}": histogram(
-                        feature_grid(feature), self._training[feature.name], self._training_label
-                    )
-                    .ravel()
-                    .astype(np.float64)
+                pieces = [
+                    histogram(feature_grid(feature), self._training[feature.name], self._training_label).ravel()
                     for feature in self._features
-                }
+                ]
+                return {"cells": np.concatenate(pieces).astype(np.float64)}
             case "train" if self._settings.method == "newton":
                 sums = local_sums(self._training_design(), self._training_label, self._state.parameters)
                 most = next(field.high for field in self.layout().fields if field.name == "loss")
@@ -252,7 +250,8 @@ class HorizontalProgram:
                 return self._absorb_evaluation(opened)
 
     def _absorb_bins(self, opened: OpenedSum) -> Statistics:
-        counts: list[IntArray] = [opened.integers[field.name].reshape(2, -1) for field in opened.layout.fields]
+        ends = np.cumsum(cells_of(self._features))[:-1]
+        counts: list[IntArray] = [piece.reshape(2, -1) for piece in np.split(opened.integers["cells"], ends)]
         totals = {tuple(cells.sum(axis=1).tolist()) for cells in counts}
         if len(totals) != 1:
             raise ProgramError(

@@ -19,6 +19,11 @@ from scipy import linalg, optimize
 from models.basis import Block, blocks
 from models.binning import FeatureBins
 from models.features import FloatArray
+from policies.errors import UserError
+
+
+class CurvatureError(UserError):
+    """An opened Hessian that no rows can add up to."""
 
 
 def penalty_matrix(bins: Sequence[FeatureBins], ridge: float, smoothness: float) -> FloatArray:
@@ -26,7 +31,7 @@ def penalty_matrix(bins: Sequence[FeatureBins], ridge: float, smoothness: float)
 
     Args:
         bins: Bins per feature.
-        ridge: Weight of the squared parameters, > 0 (columns of a feature add up to one, so 0 has no optimum).
+        ridge: Weight of the squared parameters, > 0 (the columns of a feature add up to one, so 0 has no optimum).
         smoothness: Weight of the squared second differences from bin to bin, >= 0.
     """
     placed = blocks(bins)
@@ -70,9 +75,18 @@ def newton_target(
 
     Returns:
         The minimiser, shape (p,).
+
+    Raises:
+        CurvatureError: The Hessian is not positive definite, so it is no sum of Hessians of log-losses.
     """
     linear = hessian @ parameters - gradient
-    factor = linalg.cholesky(hessian, lower=False)
+    try:
+        factor = linalg.cholesky(hessian, lower=False)
+    except (linalg.LinAlgError, ValueError) as error:
+        raise CurvatureError(
+            "expected a positive definite sum of Hessians, found another; a member computes wrongly, or ridge is too"
+            " small: raise it for the whole cohort"
+        ) from error
     constrained = monotone_blocks(bins)
     if not constrained:
         return np.asarray(linalg.cho_solve((factor, False), linear), dtype=np.float64)

@@ -12,6 +12,7 @@ from policies.errors import SettingsRefused
 
 Method = Literal["newton", "fedavg", "fedprox", "fedadam"]
 DEFAULT_PARAMETERS = 10_000
+SMALLEST_RIDGE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class HorizontalSettings:
         optimiser: Local optimiser, `adam` or `sgd`.
         proximal_mu: FedProx's pull towards the cohort's parameters, used by `fedprox` alone.
         server_learning_rate: Step size of `fedadam` on the opened mean; None takes 0.1 and 0.005.
-        ridge: Weight of squared parameters in rows' worth of evidence, > 0.
+        ridge: Weight of squared parameters in rows' worth of evidence, >= 0.001: below, sums are too coarse for it.
         smoothness: Weight of squared second differences from bin to bin (additive tower), in rows' worth, >= 0.
         seed: Public seed of initial weights and shuffles.
         clip: Largest change of a parameter in a round (L-infinity); what exceeds it is cut at the member.
@@ -98,13 +99,14 @@ class HorizontalSettings:
             ("max_rows_per_member", 1),
             ("target_parameters", 0),
             ("smoothness", 0),
+            ("ridge", SMALLEST_RIDGE),
             ("proximal_mu", 0),
         )
         for name, smallest in at_least:
             found = getattr(self, name)
             if not smallest <= found < float("inf"):
                 raise SettingsRefused(f"{name}: expected at least {smallest:g}, found {found:g}; raise it")
-        for name in ("learning_rate", "server_learning_rate", "ridge", "clip", "pdo_points", "base_odds"):
+        for name in ("learning_rate", "server_learning_rate", "clip", "pdo_points", "base_odds"):
             found = getattr(self, name)
             if found is not None and not 0 < found < float("inf"):
                 raise SettingsRefused(f"{name}: expected more than 0, found {found:g}; raise it")

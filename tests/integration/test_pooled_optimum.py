@@ -148,7 +148,7 @@ def penalty_of(bins, ridge, smoothness):
     return matrix
 
 
-def pooled_optimum(design, label, penalty):
+def pooled_optimum(design, label, penalty, gtol=1e-5):
     design = np.hstack([design, np.ones((len(design), 1))])
 
     def loss(b):
@@ -163,7 +163,7 @@ def pooled_optimum(design, label, penalty):
         return (design * (p * (1 - p))[:, None]).T @ design + penalty
 
     found = minimize(
-        loss, np.zeros(design.shape[1]), jac=gradient, hess=hessian, method="trust-exact", options={"gtol": 1e-5}
+        loss, np.zeros(design.shape[1]), jac=gradient, hess=hessian, method="trust-exact", options={"gtol": gtol}
     )
     return found.x
 
@@ -187,6 +187,17 @@ def test_newton_over_five_members_reaches_the_optimum_of_the_pooled_rows(name, l
     assert np.abs(model.parameters - optimum).max() < 1e-3
     assert abs(result.evaluation.auc - pooled_auc) < 1e-4
     assert result.evaluation.auc >= least
+
+
+def test_even_a_tiny_ridge_leaves_newton_at_the_pooled_optimum():
+    columns, label, holdout = synthetic()
+    settings = HorizontalSettings(ridge=1e-3, smoothness=1e-3)
+    model = load_model(federate(programs(columns, label, holdout, settings)).artefact)
+
+    train = {n: v[~holdout] for n, v in columns.items()}
+    optimum = pooled_optimum(hats(model.bins, train), label[~holdout], penalty_of(model.bins, 1e-3, 1e-3), gtol=1e-7)
+
+    assert np.abs(model.parameters - optimum).max() < 1e-3
 
 
 @pytest.mark.parametrize("name", ["synthetic", "gmsc"])

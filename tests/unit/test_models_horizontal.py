@@ -10,6 +10,7 @@ from models.bundle import ArtefactError
 from models.features import InputFeature, TrainingData, TrainingDataError
 from models.horizontal import HorizontalProgram, HorizontalSettings, weight_log2_for_rows
 from models.metrics import OneClassError
+from models.penalty import CurvatureError
 from models.program import ProgramError, open_plainly, run_locally
 from policies.errors import SettingsRefused
 from protos.sealed_sum.errors import ValueOutOfRange
@@ -220,8 +221,8 @@ def test_a_histogram_whose_features_disagree_on_the_number_of_rows_is_refused():
     members = cohort(HorizontalSettings())
     opened = open_plainly(members[0].layout(), [member.contribution() for member in members])
     wrong = dict(opened.integers)
-    wrong["cells:use"] = wrong["cells:use"].copy()
-    wrong["cells:use"][0] += 1
+    wrong["cells"] = wrong["cells"].copy()
+    wrong["cells"][0] += 1
 
     with pytest.raises(ProgramError, match="counts its rows wrongly"):
         members[0].absorb(OpenedSum(wrong, opened.contributors, opened.layout))
@@ -230,10 +231,39 @@ def test_a_histogram_whose_features_disagree_on_the_number_of_rows_is_refused():
 def test_a_member_with_a_value_outside_a_public_range_refuses_itself():
     members = cohort(HorizontalSettings())
     values = members[0].contribution()
-    values["cells:use"][0] = -1.0
+    values["cells"][0] = -1.0
 
-    with pytest.raises(ValueOutOfRange, match="cells:use"):
+    with pytest.raises(ValueOutOfRange, match="cells"):
         open_plainly(members[0].layout(), [values])
+
+
+def test_a_hessian_that_no_rows_can_add_up_to_is_refused():
+    members = cohort(HorizontalSettings())
+    step(members)
+    opened = open_plainly(members[0].layout(), [member.contribution() for member in members])
+    wrong = dict(opened.integers)
+    wrong["hessian"] = wrong["hessian"][::-1].copy()
+
+    with pytest.raises(CurvatureError, match="positive definite"):
+        members[0].absorb(OpenedSum(wrong, opened.contributors, opened.layout))
+
+
+def test_three_hundred_features_fit_into_one_sum():
+    data = rows(0)
+    many = tuple(dataclasses.replace(FEATURES[0], name=f"late_{k}") for k in range(300))
+    columns = {feature.name: data.columns["late"] for feature in many}
+
+    program = HorizontalProgram(
+        TrainingData(columns, data.label, data.holdout),
+        many,
+        "credit",
+        HorizontalSettings(),
+        member_number=0,
+        weights=[1],
+    )
+    program.absorb(open_plainly(program.layout(), [program.contribution()]))
+
+    assert program.num_parameters > 300
 
 
 def test_a_result_before_the_end_and_a_step_after_it_are_refused():
