@@ -15,7 +15,8 @@ import typer
 
 from policies.closed_model import one_line
 from policies.errors import UserError
-from tallystick.crash_report import report_crash
+from tallystick.crash_report import report_crash, report_crash_to_supervisor
+from tallystick.supervisor import SUPERVISED
 from tallystick.verbs import VerbGroup
 
 _PRIVACY_ENVIRONMENT = {
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     # Libraries read these at import, and would otherwise report to their makers.
     os.environ.update(_PRIVACY_ENVIRONMENT)
-    sys.excepthook = report_crash
+    sys.excepthook = report_crash_to_supervisor if SUPERVISED in os.environ else report_crash
     try:
         outcome = typer.main.get_command(app).main(
             args=None if arguments is None else list(arguments), prog_name="tallystick", standalone_mode=False

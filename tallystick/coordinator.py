@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import socket
 from pathlib import Path
 from typing import Annotated
 
@@ -25,6 +26,7 @@ from policies.errors import AgreementRefused, SettingsRefused
 from policies.key_files import create_identity_key, identity_key_text, load_identity_key, make_private_folder
 from policies.network_address import is_host
 from policies.signatures import verify_signatures
+from tallystick.supervisor import RESTART_OPTION, become_supervisor
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
 SettingsPath = Annotated[Path, typer.Option("--settings", help="The coordinator's settings.")]
@@ -96,12 +98,31 @@ def admit(
 
 
 @app.command()
-def run(settings: SettingsPath = Path("coordinator.toml")) -> None:
+def run(
+    settings: SettingsPath = Path("coordinator.toml"),
+    fleet_port: Annotated[
+        int | None,
+        typer.Option(help="Listen here instead of on the settings' port.", min=0, max=65535, show_default=False),
+    ] = None,
+    restart: Annotated[
+        bool,
+        typer.Option(
+            RESTART_OPTION,
+            help="Start the coordinator again when it is killed or crashes; a run goes on."
+            " With fleet_port 0 a free port is chosen once and kept over restarts.",
+        ),
+    ] = False,
+) -> None:
     """Run the coordinator until it is told to stop.
 
-    Example: tallystick coordinator run --settings coordinator/coordinator.toml
+    Example: tallystick coordinator run --restart --settings coordinator/coordinator.toml
     """
     coordinator_settings = load_coordinator_settings(settings)
+    if fleet_port is not None:
+        coordinator_settings = coordinator_settings.model_copy(update={"fleet_port": fleet_port})
+    if restart:
+        kept_port = coordinator_settings.fleet_port or _free_port(coordinator_settings.listen_host)
+        become_supervisor("--fleet-port", str(kept_port))
     check_coordinator_files(coordinator_settings)
     agreement = _signed_agreement(coordinator_settings.agreement_path)
     found = identity_key_text(load_identity_key(coordinator_settings.identity_key_path).public_key())
@@ -119,6 +140,20 @@ def _signed_agreement(path: Path) -> Agreement:
     agreement = load_agreement(path)
     verify_signatures(agreement, path)
     return agreement
+
+
+def _free_port(listen_host: str) -> int:
+    """A port that is free now: members must find a restarted coordinator where it was."""
+    family = socket.AF_INET6 if ":" in listen_host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        try:
+            probe.bind((listen_host, 0))
+        except OSError as problem:
+            raise SettingsRefused(
+                f"listen_host: {listen_host} cannot be listened on ({problem.strerror});"
+                " use an address of this machine."
+            ) from None
+        return int(probe.getsockname()[1])
 
 
 def _announce(line: str) -> None:

@@ -8,6 +8,8 @@ import tempfile
 import traceback
 from types import TracebackType
 
+from tallystick.supervisor import EXIT_CRASHED
+
 
 def report_crash(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """A `sys.excepthook`: write the traceback to a file of mode 0600 and print one sentence on stderr.
@@ -25,3 +27,11 @@ def report_crash(kind: type[BaseException], error: BaseException, trace: Traceba
     sys.stderr.write(
         f"Error: tallystick met a bug of its own ({kind.__name__}); {place}, please report it with that file.\n"
     )
+
+
+def report_crash_to_supervisor(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """The same for a supervised service, which ends at once, other threads or not: it will be started again."""
+    report_crash(kind, error, trace)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(EXIT_CRASHED)

@@ -21,6 +21,7 @@ from policies.closed_model import shown, shown_path
 from policies.errors import SettingsRefused, UserError
 from policies.key_files import identity_key_text, load_identity_key, make_private_folder
 from policies.network_address import split_address
+from tallystick.supervisor import RESTART_OPTION, become_supervisor
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, add_completion=False)
 SettingsPath = Annotated[Path, typer.Option("--settings", help="The node's settings.")]
@@ -75,11 +76,19 @@ def init(
 
 
 @app.command()
-def run(settings: SettingsPath = Path("node.toml")) -> None:
+def run(
+    settings: SettingsPath = Path("node.toml"),
+    restart: Annotated[
+        bool,
+        typer.Option(RESTART_OPTION, help="Start the node again when it is killed or crashes; a run goes on."),
+    ] = False,
+) -> None:
     """Run this node until it is told to stop: it dials out, and listens to nobody.
 
-    Example: tallystick node run --settings bank-a/node.toml
+    Example: tallystick node run --restart --settings bank-a/node.toml
     """
+    if restart:
+        become_supervisor()
     node_settings = load_node_settings(settings)
     require_ready(node_settings, dt.datetime.now(dt.UTC))
     from nodes.service import serve
