@@ -17,6 +17,7 @@ from coordinator.store import CoordinatorStore
 from policies.agreement import Agreement, load_agreement
 from policies.errors import UserError
 from policies.key_files import load_identity_key
+from policies.state_lock import sole_process
 from protos.sealed_sum.keys import SigningKey
 
 log = logging.getLogger(__name__)
@@ -38,7 +39,11 @@ def serve(settings: CoordinatorSettings, *, announce: Callable[[str], None]) -> 
     Raises:
         UserError: The coordinator cannot start.
     """
-    settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with sole_process(settings.state_dir):
+        return _serve(settings, announce)
+
+
+def _serve(settings: CoordinatorSettings, announce: Callable[[str], None]) -> int:
     _log_to(settings)
     agreement = load_agreement(settings.agreement_path)
     identity = SigningKey(load_identity_key(settings.identity_key_path))

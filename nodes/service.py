@@ -24,6 +24,7 @@ from nodes.sources import load_rows
 from nodes.store import NodeStore
 from policies.agreement import load_agreement
 from policies.guard import load_policy
+from policies.state_lock import sole_process
 from protos.sealed_sum.keys import SigningKey
 
 log = logging.getLogger(__name__)
@@ -98,6 +99,11 @@ def serve(settings: NodeSettings, *, announce: Callable[[str], None]) -> int:
     Raises:
         UserError: The node cannot start, or the coordinator does not admit it.
     """
+    with sole_process(settings.state_dir):
+        return _serve(settings, announce)
+
+
+def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
     _log_to(settings.state_dir, settings.log_level)
     # One thread a node: a bank's machine runs other things, and sums of floats stay the same from run to run.
     torch.set_num_threads(1)
