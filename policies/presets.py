@@ -140,7 +140,7 @@ def example_agreement(
         ),
         features=gmsc_features(role) if features is None else features,
         tasks=(gmsc_task(role),) if tasks is None else tasks,
-        model=ModelTerms(tower="additive", ridge=1.0, smoothness=0.5) if model is None else model,
+        model=ModelTerms(tower="additive", ridge=1.0, smoothness=20.0) if model is None else model,
         privacy=smallest_privacy_terms(len(members)) if privacy is None else privacy,
         release=ReleaseTerms(policy=release),
     )
