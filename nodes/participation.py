@@ -71,7 +71,9 @@ class Participation:
         snapshot = store.blob(record.run_id, "snapshot")
         if snapshot:
             self._program.restore(snapshot)
-        self._last: OpenedRecord | None = None
+        # From disk, so that an upload sent again after a restart carries the same statistics as before.
+        openings = store.openings(record.run_id)
+        self._last: OpenedRecord | None = openings[-1] if openings else None
 
     # -- S1 and S3 --------------------------------------------------------------------------------------
 
