@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -231,3 +232,23 @@ def run(
             progress(f"sealed sum: {cohort} nodes, {length} values")
         rows.append(measure(cohort, length))
     return rows
+
+
+PLOT: dict[str, Any] = {
+    "title": "Processor time of one sealed sum",
+    "x_label": "values",
+    "y_label": "seconds for each node",
+    "log_x": True,
+    "log_y": True,
+}
+"""How `models.plots.line_plot` draws `series`."""
+
+
+def series(rows: Sequence[Mapping[str, float | int | bool]], nodes: int) -> dict[str, tuple[list[float], list[float]]]:
+    """Processor time over the number of values, by role, of the rows with `nodes` members."""
+    chosen = sorted((row for row in rows if row["nodes"] == nodes), key=lambda row: row["values"])
+    values = [float(row["values"]) for row in chosen]
+    return {
+        f"node, {nodes} members": (values, [float(row["node_cpu_s"]) for row in chosen]),
+        f"coordinator, {nodes} members": (values, [float(row["coordinator_cpu_s_per_node"]) for row in chosen]),
+    }

@@ -1,0 +1,95 @@
+"""`tallystick bench`: measure, show a table, and write the figures as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON.")]
+Plot = Annotated[Path | None, typer.Option("--plot", help="Write a line plot as SVG.")]
+
+
+@app.callback()
+def bench() -> None:
+    """Measure, and write the figures as JSON.
+
+    Example: tallystick bench sealed-sum --json out/sealed-sum.json
+    """
+
+
+@app.command("sealed-sum", epilog="Example: tallystick bench sealed-sum --json out/sealed-sum.json --plot out/sum.svg")
+def sealed_sum(
+    json_path: Json = None,
+    plot: Plot = None,
+    nodes: Annotated[int, typer.Option(min=3, max=50, help="Cohort of the size rows.")] = 5,
+    values: Annotated[str, typer.Option(help="Vector lengths, comma-separated.")] = "10000,100000,1000000",
+    cohorts: Annotated[str, typer.Option(help="Cohorts of the scaling rows, comma-separated.")] = "3,5,10,20,50",
+) -> None:
+    """What one sealed sum costs each party: bytes, processor time, and whether it is exact."""
+    from models.plots import line_plot
+    from simulations.benchmarks import sealed_sum as measured
+    from simulations.benchmarks.report import write, write_report
+
+    lengths = _numbers("--values", values, low=1, high=10_000_000)
+    sizes = _numbers("--cohorts", cohorts, low=3, high=50)
+    with _lines() as progress:
+        rows = measured.run(nodes, lengths, sizes, progress=progress)
+    _show("One sealed sum", rows)
+    if json_path is not None:
+        write_report(json_path, "sealed-sum", rows)
+    if plot is not None:
+        write(plot, line_plot(measured.series(rows, nodes), **measured.PLOT))
+
+
+def _numbers(option: str, text: str, *, low: int, high: int) -> tuple[int, ...]:
+    """Whole numbers of a comma-separated option."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(low <= number <= high for number in numbers):
+        raise typer.BadParameter(f"expected whole numbers from {low} to {high}, separated by commas", param_hint=option)
+    return tuple(dict.fromkeys(numbers))
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[str], None]]:
+    """Says what is being measured: a spinner on a terminal, plain lines elsewhere. On stderr."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield lambda sentence: console.print(sentence, soft_wrap=True)
+        return
+    with console.status("starting") as status:
+        yield status.update
+
+
+def _show(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    names = list(columns or rows[0])
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in names))
+    Console(highlight=False).print(table)
+
+
+def _cell(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        case _:
+            return str(value)
