@@ -46,6 +46,46 @@ def sealed_sum(
         write(plot, line_plot(measured.series(rows, nodes), **measured.PLOT))
 
 
+@app.command("round", epilog="Example: tallystick bench round --json out/round.json")
+def training_round(
+    json_path: Json = None,
+    data: Annotated[str, typer.Option(help="gmsc (Give Me Some Credit, fetched once) or synthetic.")] = "gmsc",
+    parameters: Annotated[str, typer.Option(help="Sizes of the towers, comma-separated.")] = "10000,1000000",
+    rounds: Annotated[int, typer.Option(min=2, max=50, help="Rounds of a run; the first one only warms up.")] = 4,
+    repeats: Annotated[int, typer.Option(min=1, max=20, help="Runs of each kind and size, in turn.")] = 2,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder for keys, state and logs; a temporary one if left out.")
+    ] = None,
+) -> None:
+    """A sealed training round beside the same round without sealing: five node processes over mutual TLS."""
+    import tempfile
+
+    from simulations.benchmarks import round as measured
+    from simulations.benchmarks.report import write_report
+    from simulations.datasets import load_data_set
+    from simulations.dealing import DEMO_SHARES
+
+    sizes = _numbers("--parameters", parameters, low=100, high=10_000_000)
+    with tempfile.TemporaryDirectory(prefix="tallystick-bench-") as scratch, _lines() as progress:
+        rows = measured.run(
+            load_data_set(data),
+            keep or Path(scratch),
+            shares=DEMO_SHARES,
+            parameters=sizes,
+            rounds=rounds,
+            repeats=repeats,
+            progress=progress,
+        )
+    _show(
+        "One training round",
+        rows,
+        ("nodes", "parameters", "sealed_s", "plain_s", "ratio", "exchanges", "bytes_per_node"),
+    )
+    _show_turned("By phase", rows)
+    if json_path is not None:
+        write_report(json_path, "round", rows)
+
+
 def _numbers(option: str, text: str, *, low: int, high: int) -> tuple[int, ...]:
     """Whole numbers of a comma-separated option."""
     try:
@@ -80,6 +120,20 @@ def _show(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] 
         table.add_column(name, justify="right")
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in names))
+    Console(highlight=False).print(table)
+
+
+def _show_turned(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line a figure, one column a row: for rows with many figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("figure")
+    for row in rows:
+        table.add_column(f"{row['parameters']:,} parameters", justify="right")
+    for name in rows[0]:
+        table.add_row(name, *(_cell(row[name]) for row in rows))
     Console(highlight=False).print(table)
 
 
