@@ -190,7 +190,9 @@ class RunDriver:
                         f"{self._waiting.pause_limit_s:g} s; it is given up unopened, start a new run."
                     ) from None
                 continue
-            missed_since = None
+            if missed_since is not None:
+                missed_since = None
+                self._store.set_status(run_id, "running")
             dropped = sorted(set(view.cohort) - set(survivors))
             if dropped:
                 self._announce(run_id, "dropped", k=k, names=", ".join(dropped), members=dropped)
