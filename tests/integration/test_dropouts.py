@@ -222,7 +222,7 @@ def test_three_members_abort_the_first_sum_at_any_loss(found, short_run, lost, m
 def test_three_members_end_a_later_sum_when_one_stays_away(found, short_run, lost, action):
     when = lambda m, message, k: (m, message) == ("bank-1", action) and k == 2  # noqa: E731
     consortium = found(3, losing(lost, when=when), waiting=Waiting(step_deadline_s=10, pause_limit_s=30))
-    with pytest.raises(RunFailed, match="Sum 2 needs (shares of )?bank-1, who stayed away for 30 s"):
+    with pytest.raises(RunFailed, match=r"Sum 2 needs (shares of )?bank-1, who stayed away for 30 s"):
         consortium.run(short_run)
     assert_given_up(consortium, opened=2)
 
@@ -233,7 +233,7 @@ def test_three_members_end_a_later_sum_when_one_stays_away(found, short_run, los
 @pytest.mark.parametrize("action", ["join", "cohort"])
 def test_a_member_that_never_answers_before_the_first_sum_fails_the_run_with_a_sentence(found, short_run, lost, action):
     consortium = found(3, losing(lost, when=lambda m, message, k: (m, message) == ("bank-1", action)))
-    with pytest.raises(RunFailed, match="did not answer|confirmed"):
+    with pytest.raises(RunFailed, match=r"did not answer|confirmed"):
         consortium.run(short_run)
 
 
