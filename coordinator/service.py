@@ -55,6 +55,7 @@ def _serve(settings: CoordinatorSettings, announce: Callable[[str], None]) -> in
         state_dir=settings.state_dir / "fleet",
         listen_host=settings.listen_host,
         fleet_port=settings.fleet_port,
+        stream_port=settings.stream_port,
         certificate_path=settings.tls.certificate_path,
         key_path=settings.tls.key_path,
         ca_certificate_path=settings.tls.ca_certificate_path,
