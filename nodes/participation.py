@@ -146,6 +146,7 @@ class Participation:
         )
 
     def _open(self, opening: runs_pb2.Opening) -> None:
+        self._require_sums_left()
         run_id, header, layout = self._proposal.run_id, self._header(), self._program.layout()
         try:
             opened = open_sum(self._ready, self._memory, header, layout, opening.sealed_sum)
@@ -197,6 +198,14 @@ class Participation:
         if k != self._next_k:
             raise StepRefused(
                 f"Expected a request about sum {self._next_k}, found one about sum {k}; ask again in order."
+            )
+        self._require_sums_left()
+
+    def _require_sums_left(self) -> None:
+        if self._program.finished:
+            raise StepRefused(
+                f"Run {self._proposal.run_id} has no sums left at this node, found a request about another one; "
+                "ask for its release."
             )
 
     # -- the end ----------------------------------------------------------------------------------------
