@@ -74,6 +74,7 @@ class Participation:
         # From disk, so that an upload sent again after a restart carries the same statistics as before.
         openings = store.openings(record.run_id)
         self._last: OpenedRecord | None = openings[-1] if openings else None
+        self._current_header: SumHeader | None = None
 
     # -- S1 and S3 --------------------------------------------------------------------------------------
 
@@ -132,6 +133,12 @@ class Participation:
         return message
 
     def _header(self) -> SumHeader:
+        """The next sum's header; it is built once, since every phase of the sum needs it and hashes the model."""
+        if self._current_header is None:
+            self._current_header = self._next_header()
+        return self._current_header
+
+    def _next_header(self) -> SumHeader:
         program = self._program
         return SumHeader(
             epoch_id=self._ready.epoch_id,
@@ -156,6 +163,7 @@ class Participation:
                 self._memory = refusal.memory
             self._journal("opening refused", k=header.k)
             raise
+        self._current_header = None  # from here on the program may have moved, also if something below fails
         statistics = self._program.absorb(opened.opened)
         record = OpenedRecord(
             k=header.k,
