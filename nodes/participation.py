@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from models.features import TrainingData
 from models.horizontal import HorizontalProgram
+from models.metrics import OneClassError
+from models.program import ProgramError
 from nodes.membership import Membership
 from nodes.program import horizontal_program
 from nodes.released import released_table
@@ -157,14 +159,16 @@ class Participation:
         run_id, header, layout = self._proposal.run_id, self._header(), self._program.layout()
         try:
             opened = open_sum(self._ready, self._memory, header, layout, opening.sealed_sum)
-        except OpeningRefused as refusal:
-            if refusal.memory is not None:
-                self._store.save_memory(run_id, refusal.memory.to_bytes())
-                self._memory = refusal.memory
+        except OpeningRefused:
+            # The epoch is over (rule A4 iii): its keys go before the refusal leaves, so there is nothing left to ask.
+            self._store.end_run(run_id, f"sum {header.k} was not the sum of the named survivors")
             self._journal("opening refused", k=header.k)
             raise
         self._current_header = None  # from here on the program may have moved, also if something below fails
-        statistics = self._program.absorb(opened.opened)
+        try:
+            statistics = self._program.absorb(opened.opened)
+        except (ProgramError, OneClassError) as problem:
+            raise StepRefused(f"Sum {header.k} was opened, but the run cannot go on: {problem}") from problem
         record = OpenedRecord(
             k=header.k,
             class_key=header.class_key().hex(),

@@ -92,12 +92,12 @@ def found_in(small_population):
     The hold-out key is fixed, so that two consortia of the same size train the same model.
     """
 
-    def found_one(folder, members=3, relay=None, *, allow_roster_change=False, **options):
+    def found_one(folder, members=3, relay=None, *, allow_roster_change=False, population=small_population, **options):
         names = [f"bank-{number}" for number in range(1, members + 1)]
         terms = smallest_privacy_terms(members).model_copy(update={"allow_roster_change": allow_roster_change})
         consortium = InProcessConsortium(
-            small_population,
-            deal_shares(small_population, dict.fromkeys(names, 1 / members), seed=3),
+            population,
+            deal_shares(population, dict.fromkeys(names, 1 / members), seed=3),
             folder,
             **{
                 "model": ModelTerms(tower="additive", bins=4, ridge=1.0, smoothness=0.5),

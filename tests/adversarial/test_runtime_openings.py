@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from coordinator.sum_round import RunFailed
+from nodes.runtime import MessageRefused
 from protos.runs.v1 import runs_pb2
 from protos.sealed_sum import sealed_sum_pb2 as pb
 from protos.sealed_sum.ciphertext import SealingKey, pack, reduce_sum, subtract_plain, unpack
 from protos.sealed_sum.errors import (
     CohortRefused,
-    EpochEnded,
     HeaderMismatch,
     MalformedCiphertext,
     MalformedMessage,
@@ -22,7 +22,6 @@ from protos.sealed_sum.errors import (
     SurvivorSetRefused,
     WrongEpoch,
 )
-from protos.sealed_sum.memory import EpochMemory
 from protos.sealed_sum.parameters import CIPHERTEXT_BYTES, PLAIN_MODULUS, POLY_MODULUS_DEGREE, PRIMES
 from simulations.in_process_consortium import DEFAULT_RUN_ID
 
@@ -30,6 +29,7 @@ MEMBERS = ("bank-1", "bank-2", "bank-3")
 VICTIM = "bank-1"
 K = 2
 """The second training sum, which has the layout of the one before."""
+ENDED = rf"has ended at this node \(sum {K} was not the sum of the named survivors\); propose a new run"
 PRIME_COLUMN = np.array(PRIMES, dtype=np.uint64).reshape(1, 1, -1, 1)
 
 
@@ -209,23 +209,22 @@ def test_a4_a_forged_sum_ends_the_epoch_at_the_node_for_ever_and_looks_like_any_
             if restart:
                 forger.consortium.restart_node(VICTIM)
             for again in (sealed, forger.genuine):
-                with pytest.raises(EpochEnded):
+                with pytest.raises(MessageRefused, match=ENDED):
                     forger.hand(again)
             for action, message in (
                 ("seeds", runs_pb2.SeedsRequest(run_id=DEFAULT_RUN_ID, k=K, survivors=MEMBERS)),
                 ("shares", runs_pb2.SharesRequest(run_id=DEFAULT_RUN_ID, k=K, survivors=MEMBERS)),
             ):
-                with pytest.raises(EpochEnded):
+                with pytest.raises(MessageRefused, match=ENDED):
                     forger.consortium.nodes[VICTIM].handle(action, message.SerializeToString())
         after = forger.store.run(DEFAULT_RUN_ID)
-        assert after.next_k == K
-        assert after.previous == before.previous
-        assert EpochMemory.from_bytes(after.memory).ended
+        assert (after.phase, after.next_k, after.previous) == ("ended", K, before.previous)
+        assert after.state == after.memory == forger.store.blob(DEFAULT_RUN_ID, "upload") == b""
         assert [e for _, _, e, _ in forger.store.journal_entries()].count("opening refused") == 1
 
     consortium, failure = given(attack)
     assert isinstance(failure, RunFailed)
-    assert f"{VICTIM} refused sum {K + 1} (EpochEnded)" in str(failure)
+    assert f"{VICTIM} refused sum {K + 1} (MessageRefused)" in str(failure)
     assert {store.run(DEFAULT_RUN_ID).phase for store in consortium.node_stores.values()} == {"ended"}
     assert not any(event.event == "released" for event in consortium.events())
 
@@ -290,6 +289,6 @@ def test_a10_a_sum_of_another_epoch_is_refused(found, short_run):
 
     consortium = found(3, relay)
     consortium.run(short_run, run_id="run-00000001")
-    with pytest.raises(RunFailed, match="EpochEnded"):
+    with pytest.raises(RunFailed, match=ENDED):
         consortium.run(short_run, run_id="run-00000002")
     assert tried == [0] * 3 + [1] * 3 + [2] * 3
