@@ -208,7 +208,7 @@ def test_the_state_folder_is_for_its_owner_alone(folder):
 def test_a_file_that_is_no_database_is_refused_with_a_sentence(folder, content):
     folder.mkdir()
     (folder / "node.sqlite").write_bytes(content)
-    with pytest.raises(NodeStateRefused, match="found a file that SQLite cannot read .*; move it away"):
+    with pytest.raises(NodeStateRefused, match=r"found a file that SQLite cannot read .*; move it away"):
         NodeStore(folder)
 
 
