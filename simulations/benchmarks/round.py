@@ -265,7 +265,7 @@ def _processes(data_set: DataSet, folder: Path, shares: Mapping[str, float], pro
                 ca_certificate_path=settings.tls.ca_certificate_path,
                 members_dir=settings.members_dir,
             ) as fleet,
-            Processes(folder / "logs", ONE_THREAD) as processes,
+            Processes(folder / "logs", ONE_THREAD, sample_usage=False) as processes,
         ):
             progress(f"starting {len(rows)} node processes over mutual TLS")
             for member in consortium.members:
