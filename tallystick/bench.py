@@ -11,7 +11,9 @@ import typer
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
 Json = Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON.")]
-Plot = Annotated[Path | None, typer.Option("--plot", help="Write a line plot as SVG.")]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", help="Write a line plot over values as SVG, and one over members beside it.")
+]
 
 
 @app.callback()
@@ -31,9 +33,9 @@ def sealed_sum(
     cohorts: Annotated[str, typer.Option(help="Cohorts of the scaling rows, comma-separated.")] = "3,5,10,20,50",
 ) -> None:
     """What one sealed sum costs each party: bytes, processor time, and whether it is exact."""
-    from models.plots import line_plot
     from simulations.benchmarks import sealed_sum as measured
     from simulations.benchmarks.report import write, write_report
+    from simulations.benchmarks.sealed_sum_plot import plot as draw
 
     lengths = _numbers("--values", values, low=1, high=10_000_000)
     sizes = _numbers("--cohorts", cohorts, low=3, high=50)
@@ -43,7 +45,10 @@ def sealed_sum(
     if json_path is not None:
         write_report(json_path, "sealed-sum", rows)
     if plot is not None:
-        write(plot, line_plot(measured.series(rows, nodes), **measured.PLOT))
+        write(plot, draw(rows, nodes, "values"))
+        by_cohort = plot.with_stem(f"{plot.stem}-by-cohort")
+        write(by_cohort, draw(rows, nodes, "nodes"))
+        print(f"plots         {plot}, {by_cohort}")
 
 
 @app.command("round", epilog="Example: tallystick bench round --json out/round.json")
@@ -52,7 +57,10 @@ def training_round(
     data: Annotated[str, typer.Option(help="gmsc (Give Me Some Credit, fetched once) or synthetic.")] = "gmsc",
     parameters: Annotated[str, typer.Option(help="Sizes of the towers, comma-separated.")] = "10000,1000000",
     rounds: Annotated[int, typer.Option(min=2, max=50, help="Rounds of a run; the first one only warms up.")] = 4,
-    repeats: Annotated[int, typer.Option(min=1, max=20, help="Runs of each kind and size, in turn.")] = 2,
+    repeats: Annotated[
+        int,
+        typer.Option(min=1, max=20, help="Turns of a sealed and a plain run; three times as many for small towers."),
+    ] = 2,
     keep: Annotated[
         Path | None, typer.Option(help="Folder for keys, state and logs; a temporary one if left out.")
     ] = None,

@@ -42,6 +42,9 @@ NODE_MODULE = "simulations.benchmarks.unsafe_node"
 START_DEADLINE_S = 120.0
 STEP_DEADLINE_S = 300.0
 BATCH_SIZE = 1024
+SMALL_TOWER = 100_000
+SMALL_TOWER_TURNS = 3
+"""Rounds of towers below `SMALL_TOWER` parameters are short, so noise is large and time cheap: more turns."""
 SKEW_COLUMN = "age"
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 """Five nodes share two cores: more threads each would only get into one another's way, in both arms."""
@@ -235,14 +238,17 @@ def run(
         shares: Share of the rows by member.
         parameters: About how many parameters each tower has.
         rounds: Training rounds of a run, the first of which only warms up; at least 2.
-        repeats: Runs of each kind and size.
+        repeats: Turns of a sealed and a plain run at each size; small towers get `SMALL_TOWER_TURNS` times as many.
         progress: Called with one line before each run.
 
     Returns:
         One flat row a tower.
     """
     with _processes(data_set, folder, shares, progress) as bench:
-        return [_measure(bench, size, rounds, repeats, progress) for size in parameters]
+        return [
+            _measure(bench, size, rounds, repeats * (SMALL_TOWER_TURNS if size < SMALL_TOWER else 1), progress)
+            for size in parameters
+        ]
 
 
 @contextmanager
