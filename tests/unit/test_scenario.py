@@ -1,9 +1,13 @@
 """Scenario files: what they mean, and one sentence for each way in which one can be wrong."""
 
 import re
+from pathlib import Path
 
 import pytest
 
+import simulations
+from simulations import scenario as module
+from simulations.population import synthetic_population
 from simulations.scenario import ScenarioRefused, load_rows, load_scenario, planned_faults
 
 GOOD = """
@@ -183,19 +187,12 @@ def test_scenario_that_is_not_there_is_named(tmp_path):
 
 
 def test_more_rows_than_the_data_set_has_are_refused(scenario, monkeypatch):
-    from simulations import scenario as module
-    from simulations.population import synthetic_population
-
     monkeypatch.setattr(module, "load_data_set", lambda _name: synthetic_population(500, 1))
     with pytest.raises(ScenarioRefused, match="expected at most the 500 rows of german, found 600"):
         load_rows(scenario(GOOD.replace('"synthetic"', '"german"')))
 
 
 def test_committed_scenarios_can_be_read():
-    from pathlib import Path
-
-    import simulations
-
     folder = Path(simulations.__file__).parent / "scenarios"
     names = {load_scenario(path).name for path in sorted(folder.glob("*.toml"))}
     assert names == {"small", "dropouts", "fifty-banks-newton", "fifty-banks-fedavg"}
