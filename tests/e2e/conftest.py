@@ -6,7 +6,7 @@ import secrets
 import socket
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import psutil
@@ -25,6 +25,7 @@ from simulations.processes import Processes
 MORTAL = Path(__file__).with_name("mortal.py")
 PATIENCE_S = 90.0
 LOOK_AGAIN_S = 0.01
+ROWS = 3000
 
 
 RECOVERIES = pytest.StashKey[list[str]]()
@@ -170,19 +171,18 @@ def _free_port():
 
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory):
-    """Founds and starts a consortium of synthetic borrowers; everything ends with the session, or earlier if asked."""
-    started = []
+    """Founds a consortium of synthetic borrowers and runs it for the length of a `with` block."""
 
-    def launch(members, *, rows=3000, step_deadline_s=60.0, privacy=None, start=True, mortal_for_good=()):
-        data_set = synthetic_population(rows, seed=7)
+    @contextmanager
+    def launch(members, *, step_deadline_s=60.0, privacy=None, start=True, mortal_for_good=()):
+        data_set = synthetic_population(ROWS, seed=7)
         names = [f"bank-{letter}" for letter in "abcdefgh"[:members]]
-        dealt = deal_shares(data_set, dict.fromkeys(names, 1 / members), seed=3)
         folder = tmp_path_factory.mktemp("consortium")
         port = _free_port()
         consortium = found(
             folder / "parties",
             data_set,
-            dealt,
+            deal_shares(data_set, dict.fromkeys(names, 1 / members), seed=3),
             model=ModelTerms(tower="additive", ridge=1.0, smoothness=0.5),
             privacy=privacy,
             fleet_port=port,
@@ -191,14 +191,10 @@ def launch(tmp_path_factory):
         orders = folder / "orders"
         orders.mkdir()
         environment = {"TALLYSTICK_TEST_ORDERS": str(orders), "OMP_NUM_THREADS": "1"}
-        processes = Processes(folder / "logs", environment)
-        processes.__enter__()
-        started.append(processes)
-        fleet = Fleet(consortium, processes, orders, port)
-        if start:
-            fleet.start_all(mortal_for_good=mortal_for_good)
-        return fleet
+        with Processes(folder / "logs", environment) as processes:
+            fleet = Fleet(consortium, processes, orders, port)
+            if start:
+                fleet.start_all(mortal_for_good=mortal_for_good)
+            yield fleet
 
-    yield launch
-    for processes in started:
-        processes.__exit__(None, None, None)
+    return launch

@@ -9,8 +9,13 @@ import pytest
 pytestmark = pytest.mark.acceptance
 
 
-def test_sigterm_in_a_run_ends_everybody_and_leaves_nothing_behind(launch):
-    fleet = launch(3)
+@pytest.fixture
+def fleet(launch):
+    with launch(3) as fleet:
+        yield fleet
+
+
+def test_sigterm_in_a_run_ends_everybody_and_leaves_nothing_behind(fleet):
     names = ("coordinator", *fleet.members)
     supervisors = {name: psutil.Process(fleet.processes[name].pid) for name in names}
     services = {name: fleet.service(name) for name in names}

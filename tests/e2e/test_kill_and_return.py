@@ -21,7 +21,8 @@ NUM_SUMS = 8
 
 @pytest.fixture(scope="module")
 def fleet(launch):
-    return launch(3)
+    with launch(3) as fleet:
+        yield fleet
 
 
 @pytest.fixture(scope="module")
@@ -156,13 +157,13 @@ def test_coordinator_that_is_stopped_in_a_run_takes_it_up_when_it_is_started_aga
 
 
 def test_coordinator_without_a_fixed_port_comes_back_on_the_one_it_had(launch):
-    fleet = launch(3, start=False)
-    fleet.start("coordinator", "--fleet-port", "0")
     listening = r"listening on 127\.0\.0\.1:(\d+)\n"
-    fleet.processes.wait_for("coordinator", listening, deadline_s=60)
-    fleet.kill("coordinator")
-    first, second = fleet.until(
-        lambda: len(ports := re.findall(listening, fleet.processes["coordinator"].text())) == 2 and ports,
-        waiting_for="the coordinator's second start",
-    )
+    with launch(3, start=False) as fleet:
+        fleet.start("coordinator", "--fleet-port", "0")
+        fleet.processes.wait_for("coordinator", listening, deadline_s=60)
+        fleet.kill("coordinator")
+        first, second = fleet.until(
+            lambda: len(ports := re.findall(listening, fleet.processes["coordinator"].text())) == 2 and ports,
+            waiting_for="the coordinator's second start",
+        )
     assert first == second

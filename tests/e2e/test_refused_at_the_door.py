@@ -28,10 +28,10 @@ PATIENCE_S = 30.0
 @pytest.fixture(scope="module")
 def fleet(launch):
     """A coordinator that listens; its nodes are what the tests spoil."""
-    fleet = launch(3, start=False)
-    fleet.start("coordinator")
-    fleet.processes.wait_for("coordinator", "^listening", deadline_s=PATIENCE_S)
-    return fleet
+    with launch(3, start=False) as fleet:
+        fleet.start("coordinator")
+        fleet.processes.wait_for("coordinator", "^listening", deadline_s=PATIENCE_S)
+        yield fleet
 
 
 @pytest.fixture
