@@ -62,7 +62,7 @@ def make_node_mortal(orders):
 
 
 def make_coordinator_mortal(orders):
-    import coordinator.service  # noqa: PLC0415
+    import coordinator.worker  # noqa: PLC0415
     from coordinator.driver import RunDriver  # noqa: PLC0415
     from coordinator.store import CoordinatorStore  # noqa: PLC0415
 
@@ -72,7 +72,7 @@ def make_coordinator_mortal(orders):
     orders.watch(CoordinatorStore, "finish_sum", lambda _, k, *__: f"finish_sum {k}")
     orders.watch(RunDriver, "finish", lambda *_: "finish")
     orders.watch(CoordinatorStore, "close_run", lambda *_, **__: "close_run")
-    orders.watch(coordinator.service.Registry, "__init__", lambda *_: "evidence")
+    orders.watch(coordinator.worker.Registry, "__init__", lambda *_: "evidence")
 
 
 if __name__ == "__main__":
