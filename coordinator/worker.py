@@ -80,7 +80,7 @@ class RunWorker(threading.Thread):
                 else:
                     self._announce(f"{stored.run_id}: {'driving' if stored.status == 'queued' else 'taken up again'}")
                     self._work_on(stored.run_id)
-        except BaseException as failure:  # noqa: BLE001 - raised again in the main thread, see `raise_failure`
+        except BaseException as failure:  # raised again in the main thread, see `raise_failure`
             if self._stopping.is_set():
                 log.info("the engine went away under the worker", exc_info=True)
             else:
