@@ -26,7 +26,7 @@ RESTART_OPTION: Final = "--restart"
 
 FIRST_WAIT_S: Final = 0.1
 LONGEST_WAIT_S: Final = 30.0
-STEADY_AFTER_S: Final = 20.0
+STEADY_AFTER_S: Final = 10.0
 """A service that lived this long starts the series of waits anew."""
 
 _FINAL_EXIT_CODES: Final = frozenset({0, 1, 2})

@@ -23,7 +23,8 @@ from simulations.population import synthetic_population
 from simulations.processes import Processes
 
 MORTAL = Path(__file__).with_name("mortal.py")
-PATIENCE_S = 90.0
+PATIENCE_S = 240.0
+"""A bound for a machine that does much else beside; nothing here takes long on an idle one."""
 LOOK_AGAIN_S = 0.01
 ROWS = 3000
 

@@ -160,7 +160,7 @@ def test_coordinator_without_a_fixed_port_comes_back_on_the_one_it_had(launch):
     listening = r"listening on 127\.0\.0\.1:(\d+)\n"
     with launch(3, start=False) as fleet:
         fleet.start("coordinator", "--fleet-port", "0")
-        fleet.processes.wait_for("coordinator", listening, deadline_s=60)
+        fleet.processes.wait_for("coordinator", listening, deadline_s=120)
         fleet.kill("coordinator")
         first, second = fleet.until(
             lambda: len(ports := re.findall(listening, fleet.processes["coordinator"].text())) == 2 and ports,

@@ -22,7 +22,7 @@ from nodes.settings import load_node_settings
 pytestmark = pytest.mark.acceptance
 
 MEMBER = "bank-a"
-PATIENCE_S = 30.0
+PATIENCE_S = 120.0
 
 
 @pytest.fixture(scope="module")
