@@ -44,8 +44,12 @@ def members_key(tag_key: TagKey, agreement_hash: bytes, epoch_id: bytes) -> Memb
     return derive(tag_key, MembersKey, salt=agreement_hash, info=encode("alignment/members-key", epoch_id))
 
 
+def _folded(value: str) -> str:
+    return unicodedata.normalize("NFKC", value.casefold())  # folding can undo the normal form
+
+
 def _text(value: str) -> str | None:
-    return " ".join(value.casefold().split()) or None
+    return " ".join(_folded(value).split()) or None
 
 
 def _digits(value: str) -> str | None:
@@ -59,7 +63,7 @@ def _code(value: str) -> str | None:
 
 
 def _email(value: str) -> str | None:
-    email = value.strip().casefold()
+    email = _folded(value).strip()
     return email if _EMAIL.fullmatch(email) else None
 
 
@@ -86,7 +90,8 @@ def normalise(kind: IdentifierType, value: object) -> str | None:
     """
     if not isinstance(value, str) or not 0 < len(value) <= MAX_IDENTIFIER_CHARACTERS:
         return None
-    return NORMALISERS[kind](unicodedata.normalize("NFKC", value))
+    normal = NORMALISERS[kind](unicodedata.normalize("NFKC", value))
+    return normal if normal is not None and len(normal) <= MAX_IDENTIFIER_CHARACTERS else None
 
 
 @dataclass(frozen=True, eq=False)
