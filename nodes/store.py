@@ -59,6 +59,26 @@ create table if not exists opened (
     statistics text not null,
     primary key (run_id, k)
 ) strict;
+-- Intersections with other members: small states, what they need for matching, and the order that came of it.
+create table if not exists alignments (
+    run_id text not null references runs (run_id) on delete cascade,
+    label_holder text not null,
+    feature_holder text not null,
+    side blob not null,
+    exchange integer not null,
+    rows blob not null default x'',
+    primary key (run_id, label_holder, feature_holder)
+) strict;
+create table if not exists alignment_parts (
+    run_id text not null,
+    label_holder text not null,
+    feature_holder text not null,
+    kind text not null check (kind in ('own', 'peer', 'reply')),
+    number integer not null,
+    data blob not null,
+    primary key (run_id, label_holder, feature_holder, kind, number),
+    foreign key (run_id, label_holder, feature_holder) references alignments on delete cascade
+) strict;
 create table if not exists journal (
     entry integer primary key autoincrement,
     at text not null,
@@ -156,6 +176,12 @@ class NodeStore:
                 raise
             self._db.execute("commit")
 
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, for the tables of a protocol that has a store of its own beside this one."""
+        with self._transaction() as db:
+            yield db
+
     def _check_version(self) -> None:
         row = self._db.execute("select value from meta where key = 'schema'").fetchone()
         if row is None:
@@ -180,6 +206,7 @@ class NodeStore:
                     "where phase <> 'ended'"
                 )
                 db.execute("delete from blobs where kind <> 'model'")
+                db.execute("delete from alignments")
 
     # -- runs -----------------------------------------------------------------------------------------
 
@@ -255,6 +282,7 @@ class NodeStore:
                 (reason, run_id),
             )
             db.execute("delete from blobs where run_id = ? and kind <> 'model'", (run_id,))
+            db.execute("delete from alignments where run_id = ?", (run_id,))
 
     # -- sums -----------------------------------------------------------------------------------------
 

@@ -112,7 +112,7 @@ def finish(
     places = match(own_digests, peer_digests)
     rows = np.where(places == UNKNOWN, UNKNOWN, arranged.rows[places])
     message = channel.send(DONE, 0, b"", rng)
-    return replace(side, done=True), AlignedRows(rows), message
+    return side.ended(), AlignedRows(rows), message
 
 
 def match(own: bytes, peer: bytes) -> NDArray[np.int64]:

@@ -50,7 +50,7 @@ def advance_label_holder(
             outgoing.append(channel.send(RAISED, number, digests(side.session, raised), rng))
             side = replace(side, blinded_received=number + 1)
         else:
-            side = replace(side, done=True)
+            side = side.ended()
     if side.peer is not None and side.blinded_sent < side.own.num_chunks:
         side, message = side.next_blinded(channel, arranged, rng)
         outgoing.append(message)

@@ -176,6 +176,10 @@ class Side:
         message = channel.send(BLINDED, number, blinded.tobytes(), rng)
         return replace(self, blinded_sent=number + 1), message
 
+    def ended(self) -> Self:
+        """The session is over: its scalar is overwritten, so that the stored state blinds nothing any more."""
+        return replace(self, done=True, scalar=BlindingScalar(bytes(BlindingScalar.LENGTH)))
+
     @property
     def max_body_bytes(self) -> int:
         """Longest body that may come next."""
