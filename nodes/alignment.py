@@ -6,7 +6,7 @@ exchange is committed with its reply before the reply leaves; asked again, the n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from nodes.alignment_store import AlignmentStore, StoredSession
@@ -32,7 +32,7 @@ class AlignmentRefused(UserError):
 class EntityProvider(Protocol):
     """Gives the identifiers of this member's rows."""
 
-    def __call__(self, task: str) -> Sequence[object]:
+    def __call__(self, task: str) -> Iterable[object]:
         """One identifier a row, of the entities that consented to the task alone; the same for the whole run."""
         ...
 

@@ -1,4 +1,4 @@
-"""What a node keeps of its intersections with other members: enough to go on after kill -9, and the order that they gave.
+"""What a node keeps of its intersections with other members, so that it goes on after kill -9.
 
 The scalar of a session and the digests that matching needs go when the session ends, the orders when the run does.
 """

@@ -1,4 +1,4 @@
-"""Members of several roles that align their entities inside one process: real node runtimes over the in-process Grid."""
+"""Members of several roles that align their entities inside one process, with the real node runtimes."""
 
 from __future__ import annotations
 
@@ -171,7 +171,10 @@ class InProcessAlignment:
         )
 
     def _handler(self, member: str) -> Handle:
-        return lambda action, body: self.nodes[member].handle(action, body)
+        def handle(action: str, body: bytes) -> bytes:
+            return self.nodes[member].handle(action, body)  # looked up each time: a restarted node is another object
+
+        return handle
 
     def _announce(self, event: str, **details: object) -> None:
         self.events.append((event, details))

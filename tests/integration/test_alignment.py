@@ -238,7 +238,7 @@ def test_a_source_that_changes_in_mid_alignment_is_refused_after_a_restart(tmp_p
 
     with consortium(tmp_path, wrap=wrap) as aligned:
         aligned.open_epoch()
-        with pytest.raises(RunFailed, match="payment-a refused .*InputChanged.*start a new run"):
+        with pytest.raises(RunFailed, match=r"payment-a refused .*InputChanged.*start a new run"):
             aligned.align()
 
 

@@ -1,0 +1,283 @@
+"""What it costs two members to find the sellers that both know: real processes, real TLS, every protection on.
+
+A bank and a payment institution align through a coordinator; a third member takes part in the key epoch, because no
+agreement has fewer. The coordinator runs in this process, each node in its own. The seconds are those from the
+proposal of the run to the end of the alignment; writing the identifiers and starting the processes are not in them.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import tomli_w
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from coordinator.alignment import AlignmentRound
+from coordinator.engine.steps import Steps
+from coordinator.epoch_opening import EpochOpening
+from coordinator.flower_superlink import SuperLinkService
+from coordinator.request import RunRequest
+from nodes.alignment_store import AlignmentStore
+from nodes.identity import NodeIdentity, create_or_load_identity
+from nodes.store import NodeStore
+from policies.alignment import alignment_pairs
+from policies.errors import UserError
+from policies.proposal import MethodSettings
+from policies.signatures import sign_agreement
+from protos.private_set_intersection.channel import Pair
+from protos.private_set_intersection.feature_holder import UNKNOWN
+from protos.sealed_sum.keys import SigningKey
+from simulations.consortium import Consortium, set_up_coordinator, set_up_node
+from simulations.processes import Processes
+from simulations.roles import PURPOSE, TASK, agreement_of_roles
+
+Progress = Callable[[str], None]
+LABEL_HOLDER, FEATURE_HOLDER, WITNESS = "bank-a", "payment-a", "logistics-a"
+ROLES = {LABEL_HOLDER: "bank", FEATURE_HOLDER: "payment", WITNESS: "logistics"}
+PAIR = Pair(LABEL_HOLDER, FEATURE_HOLDER)
+RUN_ID = "bench-alignment"
+SIZES = ((10_000, 10_000), (50_000, 50_000), (150_000, 150_000), (1_000_000, 100_000))
+OVERLAP = 0.8
+"""Share of the smaller set that both sides know."""
+
+PLOT: dict[str, Any] = {
+    "title": "Alignment of two members",
+    "x_label": "identifiers of both sides",
+    "y_label": "seconds",
+    "log_x": True,
+    "log_y": True,
+}
+"""How `models.plots.line_plot` draws `series`."""
+
+
+def run(
+    sizes: Sequence[tuple[int, int]] = SIZES,
+    overlap: float = OVERLAP,
+    progress: Progress | None = None,
+    folder: Path | None = None,
+) -> list[dict[str, float | int | bool]]:
+    """Measure the alignment of two sets for each pair of sizes.
+
+    Args:
+        sizes: Identifiers of the label holder and of the feature holder.
+        overlap: Share of the smaller set that is in the other one too.
+        progress: Called with one line before each measurement.
+        folder: Where everything is written; a temporary folder when None.
+
+    Returns:
+        Flat rows, see `measure`.
+    """
+    rows = []
+    for left, right in sizes:
+        if progress is not None:
+            progress(f"alignment: {left} x {right} identifiers")
+        with tempfile.TemporaryDirectory(prefix="tallystick-alignment-", dir=folder) as temporary:
+            rows.append(measure(Path(temporary), left, right, round(min(left, right) * overlap)))
+    return rows
+
+
+def measure(folder: Path, left: int, right: int, common: int) -> dict[str, float | int | bool]:
+    """Align two sets of given sizes.
+
+    Returns:
+        A flat row: left, right, common (as found), seconds, peak_rss_mb (largest of the two nodes and this process,
+        which holds the coordinator), label_holder_rss_mb, feature_holder_rss_mb, coordinator_rss_mb, wire_mb (bodies
+        in and out of the coordinator, so that every element counts on both of its ways), exchanges, exact (the order
+        on both disks compared with the identifiers, row by row).
+    """
+    files = {
+        LABEL_HOLDER: _write(folder / "left.txt", _identifiers(0, left, 48_271)),
+        FEATURE_HOLDER: _write(folder / "right.txt", _identifiers(left - common, right, 65_537)),
+        WITNESS: _write(folder / "witness.txt", ()),
+    }
+    fleet_port = _free_port()
+    consortium, operator = _found(folder / "consortium", fleet_port)
+    with (
+        _coordinator(consortium, fleet_port) as fleet,
+        Processes(folder / "logs", {"OMP_NUM_THREADS": "1"}) as processes,
+    ):
+        for member, path in files.items():
+            settings = str(consortium.node_settings(member))
+            processes.start_python(member, "-m", "simulations.benchmarks.alignment_node", settings, str(path))
+        for member in files:
+            processes.wait_for(member, "^online", deadline_s=60.0)
+        with fleet.open_run(RUN_ID) as steps:
+            started = time.perf_counter()
+            with _watched_memory() as own:
+                driven = _align(consortium, operator, steps)
+            seconds = time.perf_counter() - started
+        usage = {member: used.peak_rss_bytes / 1e6 for member, used in processes.usage().items()}
+    found, exact = _check(consortium, files)
+    traffic = driven.traffic
+    return {
+        "left": left,
+        "right": right,
+        "common": found,
+        "seconds": round(seconds, 2),
+        "peak_rss_mb": round(max(usage[LABEL_HOLDER], usage[FEATURE_HOLDER], *own), 1),
+        "label_holder_rss_mb": round(usage[LABEL_HOLDER], 1),
+        "feature_holder_rss_mb": round(usage[FEATURE_HOLDER], 1),
+        "coordinator_rss_mb": round(max(own), 1),
+        "wire_mb": round((sum(traffic.bytes_up.values()) + sum(traffic.bytes_down.values())) / 1e6, 2),
+        "exchanges": traffic.exchanges,
+        "exact": exact and found == common,
+    }
+
+
+def series(rows: Sequence[Mapping[str, float | int | bool]]) -> dict[str, tuple[list[float], list[float]]]:
+    """Seconds over the number of identifiers of both sides."""
+    ordered = sorted(rows, key=lambda row: row["left"] + row["right"])
+    totals = [float(row["left"] + row["right"]) for row in ordered]
+    return {"alignment": (totals, [float(row["seconds"]) for row in ordered])}
+
+
+def command(
+    json_path: Path | None, sizes: str, progress: Progress | None = None
+) -> list[dict[str, float | int | bool]]:
+    """What `tallystick bench alignment` does: sizes as `150000x150000,1000000x100000`, rows out, and a JSON file.
+
+    Raises:
+        UserError: The sizes cannot be read, or the file cannot be written.
+    """
+    from simulations.benchmarks.report import write_report  # noqa: PLC0415
+
+    rows = run(parse_sizes(sizes), progress=progress)
+    if json_path is not None:
+        write_report(json_path, "alignment", rows)
+    return rows
+
+
+def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
+    """`150000x150000,1000000x100000` as pairs.
+
+    Raises:
+        UserError: It is something else.
+    """
+    try:
+        pairs = [tuple(int(number) for number in part.split("x")) for part in text.split(",")]
+        return tuple((left, right) for left, right in pairs if 0 < left <= 10**7 and 0 < right <= 10**7)
+    except ValueError:
+        raise UserError(f"expected sizes such as 150000x150000,1000000x100000, found {text[:60]!r}.") from None
+
+
+def _align(consortium: Consortium, operator: NodeIdentity, steps: Steps) -> AlignmentRound:
+    def ignore(event: str, **details: object) -> None:
+        del event, details
+
+    identity = SigningKey(operator.identity_key)
+    opening = EpochOpening(consortium.agreement, identity, steps, deadline_s=60.0, announce=ignore)
+    request = RunRequest(task=TASK, purpose=PURPOSE, settings=MethodSettings(method="alignment"))
+    signed = opening.propose(RUN_ID, request)
+    _, confirmations = opening.open(signed)
+    pairs = alignment_pairs(consortium.agreement, opening.proposal(signed))
+    driven = AlignmentRound(RUN_ID, pairs, steps, confirmations, deadline_s=120.0, pause_limit_s=240.0, announce=ignore)
+    driven.run()
+    return driven
+
+
+def _identifiers(first: int, count: int, step: int) -> Iterator[str]:
+    """Registration numbers of `count` sellers, in an order that has nothing to do with the other side's."""
+    while math.gcd(step, count) != 1:  # else the walk comes back before it has seen everybody
+        step += 1
+    return (f"CN{(first + place * step % count) * 2_654_435_761 % 10**12:012d}" for place in range(count))
+
+
+def _write(path: Path, identifiers: Iterable[str]) -> Path:
+    """One identifier a line."""
+    with path.open("w", encoding="utf-8") as file:
+        file.writelines(f"{identifier}\n" for identifier in identifiers)
+    return path
+
+
+def _check(consortium: Consortium, files: Mapping[str, Path]) -> tuple[int, bool]:
+    """Common entities on the feature holder's disk, and whether both orders are right row by row."""
+    orders, identifiers = {}, {}
+    for member in (LABEL_HOLDER, FEATURE_HOLDER):
+        store = NodeStore(consortium.folder / member / "state")
+        orders[member] = AlignmentStore(store, RUN_ID).aligned_rows(PAIR)
+        store.close()
+        identifiers[member] = np.array(files[member].read_text().splitlines(), dtype=object)
+    theirs, ours = orders[LABEL_HOLDER], orders[FEATURE_HOLDER]
+    if theirs is None or ours is None:
+        raise UserError("The alignment left no order on a node's disk; see its log.")
+    known = ours != UNKNOWN
+    same = identifiers[LABEL_HOLDER][theirs[known]] == identifiers[FEATURE_HOLDER][ours[known]]
+    strangers = set(identifiers[LABEL_HOLDER][theirs[~known]]) & set(identifiers[FEATURE_HOLDER])
+    return int(known.sum()), bool(np.all(same)) and not strangers
+
+
+def _found(folder: Path, fleet_port: int) -> tuple[Consortium, NodeIdentity]:
+    """A consortium of three roles on disk."""
+    identities = {member: create_or_load_identity(folder / member / "keys") for member in ROLES}
+    operator = create_or_load_identity(folder / "coordinator" / "keys")
+    keys = {member: _public(identity) for member, identity in identities.items()}
+    agreement = agreement_of_roles(
+        ROLES, keys, _public(operator), id_type="code", roles_without_features=frozenset({ROLES[WITNESS]})
+    )
+    consortium = Consortium(folder, agreement, tuple(sorted(ROLES)))
+    consortium.agreement_path.write_text(tomli_w.dumps(agreement.model_dump(mode="json")))
+    for signer, identity in {**identities, "coordinator": operator}.items():
+        sign_agreement(agreement, consortium.agreement_path, signer, identity.identity_key)
+    authority = set_up_coordinator(consortium, fleet_port, 60.0)
+    for member, identity in identities.items():
+        set_up_node(
+            consortium,
+            member,
+            identity,
+            authority,
+            source={"kind": "csv", "path": "none.csv"},
+            fleet_port=fleet_port,
+            methods=("alignment",),
+        )
+    return consortium, operator
+
+
+def _coordinator(consortium: Consortium, fleet_port: int) -> SuperLinkService:
+    folder = consortium.folder / "coordinator"
+    return SuperLinkService(
+        state_dir=folder / "state" / "fleet",
+        listen_host="127.0.0.1",
+        fleet_port=fleet_port,
+        certificate_path=folder / "keys" / "server.crt",
+        key_path=folder / "keys" / "server.pem",
+        ca_certificate_path=folder / "keys" / "consortium-ca.crt",
+        members_dir=folder / "members",
+    )
+
+
+def _public(identity: NodeIdentity) -> bytes:
+    return identity.identity_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def _watched_memory() -> Iterator[list[float]]:
+    """Resident memory of this process in MB, five times a second while the block runs."""
+    process, seen, over = psutil.Process(), [0.0], threading.Event()
+
+    def watch() -> None:
+        while not over.wait(0.2):
+            seen.append(process.memory_info().rss / 1e6)
+
+    thread = threading.Thread(target=watch, name="memory", daemon=True)
+    thread.start()
+    try:
+        yield seen
+    finally:
+        over.set()
+        thread.join()
