@@ -45,7 +45,7 @@ class AlignmentStore:
 
     def session(self, pair: Pair) -> StoredSession | None:
         """The session with a peer, or None."""
-        with self._store.transaction() as db:
+        with self._store.reading() as db:
             row = db.execute(f"select side, exchange from alignments where {_SESSION}", self._key(pair)).fetchone()  # noqa: S608
         return None if row is None else StoredSession(Side.from_bytes(row[0]), row[1])
 
@@ -87,7 +87,7 @@ class AlignmentStore:
 
     def digests(self, pair: Pair, kind: str) -> bytes:
         """All kept digests of a kind, in order."""
-        with self._store.transaction() as db:
+        with self._store.reading() as db:
             parts = db.execute(
                 f"select data from alignment_parts where {_SESSION} and kind = ? order by number",  # noqa: S608
                 (*self._key(pair), kind),
@@ -96,7 +96,7 @@ class AlignmentStore:
 
     def replies(self, pair: Pair) -> dict[int, bytes]:
         """The last two replies by exchange."""
-        with self._store.transaction() as db:
+        with self._store.reading() as db:
             rows = db.execute(
                 f"select number, data from alignment_parts where {_SESSION} and kind = 'reply' order by number",  # noqa: S608
                 self._key(pair),
@@ -110,13 +110,13 @@ class AlignmentStore:
             At the label holder its own rows in the order of the run; at the feature holder, for each of those, its
             own row or -1. Rows count from 0 in the order of `EntityProvider`.
         """
-        with self._store.transaction() as db:
+        with self._store.reading() as db:
             row = db.execute(f"select rows from alignments where {_SESSION}", self._key(pair)).fetchone()  # noqa: S608
         return np.frombuffer(row[0], dtype="<i8").astype(np.int64) if row is not None and row[0] else None
 
     def any_side(self, label_holder: str) -> Side | None:
         """A session of this run in which a member holds the label: it fixed that member's order."""
-        with self._store.transaction() as db:
+        with self._store.reading() as db:
             row = db.execute(
                 "select side from alignments where run_id = ? and label_holder = ? limit 1",
                 (self._run_id, label_holder),

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-EXAMPLE = """Example:
-
-  tallystick train --settings coordinator.toml --task credit --purpose credit-model-training --method newton
-"""
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-def command(
+@app.command(
+    epilog="Example: tallystick train --settings coordinator.toml --task credit --purpose credit-model-training"
+)
+def train(
     settings: Annotated[Path, typer.Option(help="The coordinator's settings file.")],
     task: Annotated[str, typer.Option(help="Task of the agreement.")],
     purpose: Annotated[str, typer.Option(help="Purpose that the agreement allows for the task.")],

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import psutil
@@ -50,15 +49,6 @@ SIZES = ((10_000, 10_000), (50_000, 50_000), (150_000, 150_000), (1_000_000, 100
 OVERLAP = 0.8
 """Share of the smaller set that both sides know."""
 
-PLOT: dict[str, Any] = {
-    "title": "Alignment of two members",
-    "x_label": "identifiers of both sides",
-    "y_label": "seconds",
-    "log_x": True,
-    "log_y": True,
-}
-"""How `models.plots.line_plot` draws `series`."""
-
 
 def run(
     sizes: Sequence[tuple[int, int]] = SIZES,
@@ -92,7 +82,8 @@ def measure(folder: Path, left: int, right: int, common: int) -> dict[str, float
     Returns:
         A flat row: left, right, common (as found), seconds, peak_rss_mb (largest of the two nodes and this process,
         which holds the coordinator), label_holder_rss_mb, feature_holder_rss_mb, coordinator_rss_mb, wire_mb (bodies
-        in and out of the coordinator, so that every element counts on both of its ways), exchanges, exact (the order
+        in and out of the coordinator, so that every element counts on both of its ways), label_holder_cpu_s and
+        feature_holder_cpu_s (of the whole process, its start included), exchanges, exact (the order
         on both disks compared with the identifiers, row by row).
     """
     files = {
@@ -116,7 +107,8 @@ def measure(folder: Path, left: int, right: int, common: int) -> dict[str, float
             with _watched_memory() as own:
                 driven = _align(consortium, operator, steps)
             seconds = time.perf_counter() - started
-        usage = {member: used.peak_rss_bytes / 1e6 for member, used in processes.usage().items()}
+        used = processes.usage()
+    usage = {member: of.peak_rss_bytes / 1e6 for member, of in used.items()}
     found, exact = _check(consortium, files)
     traffic = driven.traffic
     return {
@@ -129,32 +121,11 @@ def measure(folder: Path, left: int, right: int, common: int) -> dict[str, float
         "feature_holder_rss_mb": round(usage[FEATURE_HOLDER], 1),
         "coordinator_rss_mb": round(max(own), 1),
         "wire_mb": round((sum(traffic.bytes_up.values()) + sum(traffic.bytes_down.values())) / 1e6, 2),
+        "label_holder_cpu_s": round(used[LABEL_HOLDER].cpu_s, 2),
+        "feature_holder_cpu_s": round(used[FEATURE_HOLDER].cpu_s, 2),
         "exchanges": traffic.exchanges,
         "exact": exact and found == common,
     }
-
-
-def series(rows: Sequence[Mapping[str, float | int | bool]]) -> dict[str, tuple[list[float], list[float]]]:
-    """Seconds over the number of identifiers of both sides."""
-    ordered = sorted(rows, key=lambda row: row["left"] + row["right"])
-    totals = [float(row["left"] + row["right"]) for row in ordered]
-    return {"alignment": (totals, [float(row["seconds"]) for row in ordered])}
-
-
-def command(
-    json_path: Path | None, sizes: str, progress: Progress | None = None
-) -> list[dict[str, float | int | bool]]:
-    """What `tallystick bench alignment` does: sizes as `150000x150000,1000000x100000`, rows out, and a JSON file.
-
-    Raises:
-        UserError: The sizes cannot be read, or the file cannot be written.
-    """
-    from simulations.benchmarks.report import write_report  # noqa: PLC0415
-
-    rows = run(parse_sizes(sizes), progress=progress)
-    if json_path is not None:
-        write_report(json_path, "alignment", rows)
-    return rows
 
 
 def parse_sizes(text: str) -> tuple[tuple[int, int], ...]:
