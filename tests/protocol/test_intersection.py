@@ -119,10 +119,17 @@ def test_one_order_of_the_label_holder_serves_every_feature_holder(ready):
     seed = OrderSeed(os.urandom(32))
     first = InProcessPair(ready, PAIR, LEFT, RIGHT, order_seed=seed)
     second = InProcessPair(ready, Pair(BANK, LOGISTICS), LEFT, LEFT[:60], order_seed=seed)
-    first.run(), second.run()
 
-    assert np.array_equal(first.label_holder.arranged.rows, second.label_holder.arranged.rows)
     assert first.label_holder.side.scalar.raw != second.label_holder.side.scalar.raw
+    first.run(), second.run()
+    assert np.array_equal(first.label_holder.arranged.rows, second.label_holder.arranged.rows)
+
+
+def test_a_session_that_is_over_has_forgotten_its_scalar(ready):
+    pair = InProcessPair(ready, PAIR, LEFT, RIGHT)
+    pair.run()
+
+    assert pair.label_holder.side.scalar.raw == pair.feature_holder.side.scalar.raw == bytes(32)
 
 
 def test_b9_duplicates_are_removed_before_and_the_first_row_stays(ready):
