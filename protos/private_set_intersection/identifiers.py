@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import unicodedata
+from array import array
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -45,7 +46,8 @@ def members_key(tag_key: TagKey, agreement_hash: bytes, epoch_id: bytes) -> Memb
 
 
 def _folded(value: str) -> str:
-    return unicodedata.normalize("NFKC", value.casefold())  # folding can undo the normal form
+    folded = value.casefold()
+    return folded if folded.isascii() else unicodedata.normalize("NFKC", folded)  # folding can undo the normal form
 
 
 def _text(value: str) -> str | None:
@@ -90,7 +92,7 @@ def normalise(kind: IdentifierType, value: object) -> str | None:
     """
     if not isinstance(value, str) or not 0 < len(value) <= MAX_IDENTIFIER_CHARACTERS:
         return None
-    normal = NORMALISERS[kind](unicodedata.normalize("NFKC", value))
+    normal = NORMALISERS[kind](value if value.isascii() else unicodedata.normalize("NFKC", value))
     return normal if normal is not None and len(normal) <= MAX_IDENTIFIER_CHARACTERS else None
 
 
@@ -135,7 +137,7 @@ def keyed_entities(identifiers: Iterable[object], kind: IdentifierType, key: Mem
         key: K_members of the epoch.
     """
     mac = hmac.new(key.raw, encode("alignment/identifier", kind), "sha256")
-    data, rows, malformed = bytearray(), [], 0
+    data, rows, malformed = bytearray(), array("q"), 0
     for row, identifier in enumerate(identifiers):
         normal = normalise(kind, identifier)
         if normal is None:
@@ -147,8 +149,12 @@ def keyed_entities(identifiers: Iterable[object], kind: IdentifierType, key: Mem
         rows.append(row)
     elements = np.frombuffer(data, dtype=np.uint8).reshape(-1, ELEMENT_BYTES)
     elements[:, ELEMENT_BYTES - 1] &= _TOP_BIT
+    kept_rows = np.frombuffer(rows, dtype=np.int64) if rows else np.zeros(0, dtype=np.int64)
     kept = _first_of_each(elements)
-    return KeyedEntities(elements[kept], np.asarray(rows, dtype=np.int64)[kept], len(elements) - len(kept), malformed)
+    duplicates = len(elements) - len(kept)
+    if duplicates:
+        elements, kept_rows = elements[kept], kept_rows[kept]
+    return KeyedEntities(elements, kept_rows, duplicates, malformed)
 
 
 def shuffled_order(seed: OrderSeed, count: int) -> NDArray[np.int64]:

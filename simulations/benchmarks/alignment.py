@@ -76,8 +76,21 @@ def run(
     return rows
 
 
-def measure(folder: Path, left: int, right: int, common: int) -> dict[str, float | int | bool]:
+def measure(
+    folder: Path,
+    left: int,
+    right: int,
+    common: int,
+    wrap: Callable[[Steps, Processes], Steps] | None = None,
+) -> dict[str, float | int | bool]:
     """Align two sets of given sizes.
+
+    Args:
+        folder: Empty; keys, states, identifiers and logs go there.
+        left: Identifiers of the label holder.
+        right: Identifiers of the feature holder.
+        common: How many of them are the same.
+        wrap: Given the engine's steps and the processes, returns the steps to use: the place of a fault.
 
     Returns:
         A flat row: left, right, common (as found), seconds, peak_rss_mb (largest of the two nodes and this process,
@@ -105,7 +118,7 @@ def measure(folder: Path, left: int, right: int, common: int) -> dict[str, float
         with fleet.open_run(RUN_ID) as steps:
             started = time.perf_counter()
             with _watched_memory() as own:
-                driven = _align(consortium, operator, steps)
+                driven = _align(consortium, operator, steps if wrap is None else wrap(steps, processes))
             seconds = time.perf_counter() - started
         used = processes.usage()
     usage = {member: of.peak_rss_bytes / 1e6 for member, of in used.items()}
