@@ -14,6 +14,7 @@ from coordinator.epoch_opening import EpochOpening
 from coordinator.evidence import build_and_write
 from coordinator.flower_superlink import SuperLinkService
 from coordinator.registry import Registry
+from coordinator.request import RunRequest
 from coordinator.settings import CoordinatorSettings
 from coordinator.store import CoordinatorStore
 from policies.agreement import Agreement, load_agreement
@@ -118,11 +119,20 @@ def _drive(
 ) -> None:
     with fleet.open_run(run_id) as steps:
         driver = _driver(settings, agreement, identity, store, steps)
+        if _only_aligns(store, run_id):
+            driver.align(run_id)
+            driver.finish(run_id)
+            return
         outcome = driver.run(run_id)
         folder = settings.state_dir / "runs" / run_id
         registry = Registry(settings.state_dir, settings.mlflow_tracking_uri)
         details = build_and_write(outcome, agreement, folder, registry, created_at=_now())
         driver.finish(run_id, **details)
+
+
+def _only_aligns(store: CoordinatorStore, run_id: str) -> bool:
+    stored = store.run(run_id)
+    return stored is not None and RunRequest.from_bytes(stored.request).settings.method == "alignment"
 
 
 def _tell_ends(

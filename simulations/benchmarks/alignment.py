@@ -18,8 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import psutil
-import tomli_w
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from coordinator.alignment import AlignmentRound
 from coordinator.engine.steps import Steps
@@ -27,18 +25,17 @@ from coordinator.epoch_opening import EpochOpening
 from coordinator.flower_superlink import SuperLinkService
 from coordinator.request import RunRequest
 from nodes.alignment_store import AlignmentStore
-from nodes.identity import NodeIdentity, create_or_load_identity
+from nodes.identity import NodeIdentity
 from nodes.store import NodeStore
 from policies.alignment import alignment_pairs
 from policies.errors import UserError
 from policies.proposal import MethodSettings
-from policies.signatures import sign_agreement
 from protos.private_set_intersection.channel import Pair
 from protos.private_set_intersection.feature_holder import UNKNOWN
 from protos.sealed_sum.keys import SigningKey
-from simulations.consortium import Consortium, set_up_coordinator, set_up_node
+from simulations.consortium import Consortium
 from simulations.processes import Processes
-from simulations.roles import PURPOSE, TASK, agreement_of_roles
+from simulations.roles import PURPOSE, TASK, found_roles
 
 Progress = Callable[[str], None]
 LABEL_HOLDER, FEATURE_HOLDER, WITNESS = "bank-a", "payment-a", "logistics-a"
@@ -105,7 +102,14 @@ def measure(
         WITNESS: _write(folder / "witness.txt", ()),
     }
     fleet_port = _free_port()
-    consortium, operator = _found(folder / "consortium", fleet_port)
+    consortium, operator = found_roles(
+        folder / "consortium",
+        ROLES,
+        {member: {"kind": "csv", "path": "none.csv"} for member in ROLES},
+        fleet_port=fleet_port,
+        id_type="code",
+        roles_without_features=frozenset({ROLES[WITNESS]}),
+    )
     with (
         _coordinator(consortium, fleet_port) as fleet,
         Processes(folder / "logs", {"OMP_NUM_THREADS": "1"}) as processes,
@@ -200,32 +204,6 @@ def _check(consortium: Consortium, files: Mapping[str, Path]) -> tuple[int, bool
     return int(known.sum()), bool(np.all(same)) and not strangers
 
 
-def _found(folder: Path, fleet_port: int) -> tuple[Consortium, NodeIdentity]:
-    """A consortium of three roles on disk."""
-    identities = {member: create_or_load_identity(folder / member / "keys") for member in ROLES}
-    operator = create_or_load_identity(folder / "coordinator" / "keys")
-    keys = {member: _public(identity) for member, identity in identities.items()}
-    agreement = agreement_of_roles(
-        ROLES, keys, _public(operator), id_type="code", roles_without_features=frozenset({ROLES[WITNESS]})
-    )
-    consortium = Consortium(folder, agreement, tuple(sorted(ROLES)))
-    consortium.agreement_path.write_text(tomli_w.dumps(agreement.model_dump(mode="json")))
-    for signer, identity in {**identities, "coordinator": operator}.items():
-        sign_agreement(agreement, consortium.agreement_path, signer, identity.identity_key)
-    authority = set_up_coordinator(consortium, fleet_port, 60.0)
-    for member, identity in identities.items():
-        set_up_node(
-            consortium,
-            member,
-            identity,
-            authority,
-            source={"kind": "csv", "path": "none.csv"},
-            fleet_port=fleet_port,
-            methods=("alignment",),
-        )
-    return consortium, operator
-
-
 def _coordinator(consortium: Consortium, fleet_port: int) -> SuperLinkService:
     folder = consortium.folder / "coordinator"
     return SuperLinkService(
@@ -237,10 +215,6 @@ def _coordinator(consortium: Consortium, fleet_port: int) -> SuperLinkService:
         ca_certificate_path=folder / "keys" / "consortium-ca.crt",
         members_dir=folder / "members",
     )
-
-
-def _public(identity: NodeIdentity) -> bytes:
-    return identity.identity_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
 def _free_port() -> int:

@@ -1,8 +1,14 @@
 """An alignment between real processes, with the bounds of issue 3."""
 
+import json
+import socket
+import sqlite3
+
 import pytest
 
 from simulations.benchmarks.alignment import FEATURE_HOLDER, LABEL_HOLDER, measure, run
+from simulations.processes import Processes
+from simulations.roles import PURPOSE, TASK, found_roles
 
 pytestmark = pytest.mark.acceptance
 
@@ -53,3 +59,41 @@ def test_a_node_process_killed_in_the_middle_comes_back_and_the_alignment_is_exa
 
     assert row["exact"]
     assert row["common"] == 48_000
+
+
+def test_members_align_with_nothing_but_the_command_line(tmp_path):
+    """`tallystick node run`, `coordinator run` and `train --method alignment`, rows from CSV files, ids written differently."""
+    roles = {"bank-a": "bank", "payment-a": "payment", "logistics-a": "logistics"}
+    written = {
+        "bank-a": ["seller_id,bank_volume,defaulted", *(f"CN-{n:04d},{n},{n % 2}" for n in range(400))],
+        "payment-a": ["seller_id,payment_volume", *(f"cn{n:04d},{n}" for n in range(300, 700)), "cn9999,"],
+        "logistics-a": ["seller_id,logistics_volume", *(f"CN {n:04d},{n}" for n in range(350, 450))],
+    }
+    sources = {member: {"kind": "csv", "path": "rows.csv"} for member in roles}
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    consortium, _ = found_roles(tmp_path / "consortium", roles, sources, fleet_port=port, id_type="code")
+    for member, lines in written.items():
+        (consortium.folder / member / "rows.csv").write_text("\n".join(lines) + "\n")
+    with Processes(tmp_path / "logs") as processes:
+        processes.start("coordinator", "coordinator", "run", "--settings", str(consortium.coordinator_settings))
+        processes.wait_for("coordinator", "listening", deadline_s=120)
+        for member in roles:
+            processes.start(member, "node", "run", "--settings", str(consortium.node_settings(member)))
+        for member in roles:
+            processes.wait_for(member, "online", deadline_s=120)
+        arguments = ("--task", TASK, "--purpose", PURPOSE, "--method", "alignment", "--json")
+        processes.start("train", "train", "--settings", str(consortium.coordinator_settings), *arguments)
+        processes.wait_for("train", '"event": "finished"', deadline_s=120)
+        events = [json.loads(line) for line in processes["train"].text().splitlines()]
+
+    assert [event["event"] for event in events[-3:]] == ["aligning", "aligned", "finished"]
+    common = {}
+    for member in ("payment-a", "logistics-a"):
+        db = sqlite3.connect(consortium.folder / member / "state" / "node.sqlite")
+        (details,) = db.execute("select details from journal where event = 'alignment ended'").fetchone()
+        assert db.execute("select count(*) from alignments").fetchone() == (0,)
+        db.close()
+        common[member] = json.loads(details)["common"]
+    assert common == {"payment-a": 100, "logistics-a": 50}
