@@ -104,7 +104,12 @@ class AlignmentRound:
         """
         self._announce("aligning", pairs=len(self._sessions), chunk_elements=self._chunk_elements)
         self._until_answered(self._openings)
-        while not all(session.over for session in self._sessions.values()):
+        while stuck := [session.pair for session in self._sessions.values() if not session.over]:
+            if not self._relays():
+                raise RunFailed(
+                    f"The alignment of {stuck[0].label_holder} and {stuck[0].feature_holder} cannot go on: what they "
+                    "say last does not fit together; propose the run again."
+                )
             self._until_answered(self._relays)
         self._announce("aligned", pairs=len(self._sessions))
 

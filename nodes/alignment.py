@@ -91,7 +91,10 @@ class Alignment:
                 pairs = [self._pair(pair) for pair in message.open.pairs]
                 parcels = [parcel for pair in pairs for parcel in self._open(pair, message.open.chunk_elements)]
             case "relay":
-                parcels = [self._exchange(parcel) for parcel in message.relay.parcels]
+                pairs = [
+                    self._pair(parcel.pair) for parcel in message.relay.parcels
+                ]  # all of them before any is served
+                parcels = [self._exchange(*each) for each in zip(pairs, message.relay.parcels, strict=True)]
             case _:
                 raise AlignmentRefused(
                     f"Run {self._proposal.run_id}: expected an opening or a relay of an alignment, found neither; "
@@ -122,9 +125,8 @@ class Alignment:
             self._advance(pair, StoredSession(side, -1), ())
         return [alignment_pb2.Parcel.FromString(reply) for reply in self._store.replies(pair).values()]
 
-    def _exchange(self, parcel: alignment_pb2.Parcel) -> alignment_pb2.Parcel:
+    def _exchange(self, pair: Pair, parcel: alignment_pb2.Parcel) -> alignment_pb2.Parcel:
         """Take what the peer said, unless it was taken before."""
-        pair = self._pair(parcel.pair)
         stored = self._store.session(pair)
         expected = -1 if stored is None else stored.exchange
         if stored is None or parcel.exchange not in (expected, expected + 1):

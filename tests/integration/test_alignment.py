@@ -321,3 +321,27 @@ def test_an_alignment_run_sums_nothing(tmp_path):
                 "contribute", runs_pb2.ContributeRequest(run_id=RUN_ID, k=0).SerializeToString()
             )
     assert issubclass(ProposalRefused, Exception)
+
+
+def test_members_that_do_not_fit_together_any_more_end_the_alignment_with_a_sentence(tmp_path):
+    """A coordinator that had withheld a member's messages once finds no next step, and says so instead of waiting."""
+
+    def wrap(name, handle):
+        def ahead(action, body):
+            if name == "payment-a" and action == "align":
+                request = alignment_pb2.AlignRequest.FromString(body)
+                if request.WhichOneof("step") == "relay" and request.relay.parcels[0].exchange == 2:
+                    handle(action, body)
+                    for exchange in (3, 4):
+                        handle(action, relay(PAIRS[1], exchange))
+                    aligned.restart_node(name)
+            return handle(action, body)
+
+        return ahead
+
+    with consortium(tmp_path, wrap=wrap) as aligned:
+        aligned.open_epoch()
+        with pytest.raises(RunFailed, match=r"payment-a refused .*expected exchange 5"):
+            aligned.align()
+        with pytest.raises(RunFailed, match="bank-a and payment-a cannot go on"):
+            aligned.align()
