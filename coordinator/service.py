@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import logging
 import signal
 import threading
 from collections.abc import Callable
 
-from coordinator.driver import RunDriver, Waiting
-from coordinator.engine.steps import Steps
-from coordinator.epoch_opening import EpochOpening
-from coordinator.evidence import build_and_write
 from coordinator.flower_superlink import SuperLinkService
-from coordinator.registry import Registry
-from coordinator.request import RunRequest
 from coordinator.settings import CoordinatorSettings
 from coordinator.store import CoordinatorStore
-from policies.agreement import Agreement, load_agreement
-from policies.errors import UserError
+from coordinator.worker import RunWorker
+from policies.agreement import load_agreement
 from policies.key_files import load_identity_key
 from policies.state_lock import sole_process
 from protos.sealed_sum.keys import SigningKey
-
-log = logging.getLogger(__name__)
-QUEUE_POLL_S = 0.1
 
 
 def serve(settings: CoordinatorSettings, *, announce: Callable[[str], None]) -> int:
@@ -65,100 +55,13 @@ def _serve(settings: CoordinatorSettings, announce: Callable[[str], None]) -> in
         members_dir=settings.members_dir,
     ) as fleet:
         announce(f"listening on {settings.listen_host}:{fleet.fleet_port}")
-        # A daemon: a run that waits for members must not keep the process from stopping.
-        worker = threading.Thread(
-            target=_work, args=(settings, agreement, identity, store, fleet, stop, announce), daemon=True
-        )
+        worker = RunWorker(settings, agreement, identity, store, fleet, stop, announce)
         worker.start()
         stop.wait()
         worker.join(timeout=2.0)
+    worker.raise_failure()
     announce("stopped")
     return 0
-
-
-def _work(
-    settings: CoordinatorSettings,
-    agreement: Agreement,
-    identity: SigningKey,
-    store: CoordinatorStore,
-    fleet: SuperLinkService,
-    stop: threading.Event,
-    announce: Callable[[str], None],
-) -> None:
-    while not stop.is_set():
-        _tell_ends(settings, agreement, identity, store, fleet)
-        stored = store.next_run()
-        if stored is None:
-            stop.wait(QUEUE_POLL_S)
-            continue
-        announce(f"{stored.run_id}: {'driving' if stored.status == 'queued' else 'taken up again'}")
-        try:
-            _drive(settings, agreement, identity, store, fleet, stored.run_id)
-            announce(f"{stored.run_id}: finished")
-        except UserError as failure:
-            announce(f"{stored.run_id}: failed: {failure}")
-        except Exception:
-            if stop.is_set():
-                # The engine went away under the run; its checkpoint is on disk, and the next start takes it up.
-                log.info("run %s is left at its checkpoint", stored.run_id, exc_info=True)
-                return
-            # The one place where anything at all may surface: the run is marked, the trace is in the log.
-            log.exception("run %s", stored.run_id)
-            reason = f"an internal error, see {settings.state_dir / 'coordinator.log'}"
-            store.close_run(stored.run_id, "failed", _now(), reason)
-            announce(f"{stored.run_id}: failed: {reason}")
-
-
-def _drive(
-    settings: CoordinatorSettings,
-    agreement: Agreement,
-    identity: SigningKey,
-    store: CoordinatorStore,
-    fleet: SuperLinkService,
-    run_id: str,
-) -> None:
-    with fleet.open_run(run_id) as steps:
-        driver = _driver(settings, agreement, identity, store, steps)
-        if _only_aligns(store, run_id):
-            driver.align(run_id)
-            driver.finish(run_id)
-            return
-        outcome = driver.run(run_id)
-        folder = settings.state_dir / "runs" / run_id
-        registry = Registry(settings.state_dir, settings.mlflow_tracking_uri)
-        details = build_and_write(outcome, agreement, folder, registry, created_at=_now())
-        driver.finish(run_id, **details)
-
-
-def _only_aligns(store: CoordinatorStore, run_id: str) -> bool:
-    stored = store.run(run_id)
-    return stored is not None and RunRequest.from_bytes(stored.request).settings.method == "alignment"
-
-
-def _tell_ends(
-    settings: CoordinatorSettings,
-    agreement: Agreement,
-    identity: SigningKey,
-    store: CoordinatorStore,
-    fleet: SuperLinkService,
-) -> None:
-    """Tell members that were away when a run ended, now that they are back: they still hold its keys."""
-    for stored in store.ends_to_tell():
-        cohort = EpochOpening.proposal(stored.proposal).cohort
-        if fleet.online() & set(cohort) - set(stored.told):
-            with fleet.open_run(stored.run_id) as steps:
-                _driver(settings, agreement, identity, store, steps).end(stored.run_id)
-
-
-def _driver(
-    settings: CoordinatorSettings, agreement: Agreement, identity: SigningKey, store: CoordinatorStore, steps: Steps
-) -> RunDriver:
-    waiting = Waiting(step_deadline_s=settings.step_deadline_s)
-    return RunDriver(agreement, identity, store, steps, waiting=waiting, now=_now)
-
-
-def _now() -> str:
-    return dt.datetime.now(dt.UTC).isoformat(timespec="milliseconds")
 
 
 def _log_to(settings: CoordinatorSettings) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from threadpoolctl import threadpool_limits
 
 from models.features import TrainingData
 from nodes.contract import aligned_entities, prepare_rows
@@ -131,6 +132,7 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
     _log_to(settings.state_dir, settings.log_level)
     # One thread a node: a bank's machine runs other things, and sums of floats stay the same from run to run.
     torch.set_num_threads(1)
+    threadpool_limits(limits=1)
     membership = build_membership(settings)
     data = CheckedData(membership, settings, announce)
     entities = CheckedEntities(membership, settings, announce)

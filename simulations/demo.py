@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
 
 from coordinator.evidence import CARD_PAGE
 from coordinator.follow import follow
@@ -112,6 +113,7 @@ def run_horizontal(
         run_folder = train(consortium, on_event)
         lap("training")
     announce("auditor (exists only in demos): every bank alone, and all rows pooled")
+    threadpool_limits(limits=1)  # small matrices: a second thread costs more than it brings
     auditor, members = _auditor(consortium, rows)
     artefact = (run_folder / MODEL_FILE).read_bytes()
     table, predicted = auditor.compare(artefact, progress=announce)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,6 +28,10 @@ def simulate(
 
     The members' code, keys and messages are those of `tallystick node run`; only the network is a call.
     """
+    # Members take turns on small matrices, where a second BLAS thread only waits; read when numpy is first imported.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
     from policies.errors import UserError
     from simulations.scenario import load_scenario
     from simulations.simulate import simulate as run

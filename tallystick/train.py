@@ -38,8 +38,10 @@ def train(
     from coordinator.request import RequestRefused, RunRequest
     from coordinator.settings import load_coordinator_settings
     from coordinator.store import CoordinatorStore
+    from policies.closed_model import shown_path
     from policies.errors import UserError
     from policies.proposal import MethodSettings
+    from policies.state_lock import is_served
     from tallystick.progress import RunProgress
 
     try:
@@ -62,7 +64,13 @@ def train(
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]).replace("_", "-")
         raise RequestRefused(f"--{where}: {first['msg'].lower()}; correct the option and run again.") from None
-    store = CoordinatorStore(load_coordinator_settings(settings).state_dir)
+    state_dir = load_coordinator_settings(settings).state_dir
+    if not is_served(state_dir):
+        raise UserError(
+            f"Expected a running coordinator for {shown_path(settings)}, found none; start it with"
+            " `tallystick coordinator run` on this machine, then propose the run again."
+        )
+    store = CoordinatorStore(state_dir)
     run_id = f"run-{secrets.token_hex(6)}"
     store.queue_run(run_id, request.to_bytes())
     with RunProgress(rounds, plain=as_json) as progress:

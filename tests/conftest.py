@@ -5,24 +5,19 @@ The node runtimes, the run driver, stores, keys and sealed sums are the real one
 or die over it. Failed assertions in a relay reach the test, which no engine would let them.
 """
 
+# ruff: noqa: PLC0415
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
 
 import pytest
-import torch
 
-from coordinator.driver import RunDriver
-from coordinator.engine.steps import Refusal, StepOutcome
-from policies.agreement import ModelTerms
-from policies.errors import UserError
-from policies.presets import smallest_privacy_terms
-from policies.proposal import MethodSettings
-from protos.sealed_sum.errors import SealedSumError
-from simulations.dealing import deal_shares
-from simulations.in_process_consortium import InProcessConsortium
-from simulations.population import synthetic_population
+if TYPE_CHECKING:  # imported where they are needed: most tests need neither torch nor Flower
+    from coordinator.engine.steps import StepOutcome
+    from simulations.in_process_consortium import InProcessConsortium
 
 Relay = Callable[[str, str, bytes, Callable[[bytes], bytes]], bytes]
 """(member, action, body, deliver) -> reply; `deliver` hands a body to the member's node."""
@@ -51,6 +46,10 @@ class Relayed:
         deadline_s: float,
         enough: Callable[[Mapping[str, bytes]], bool] | None = None,
     ) -> StepOutcome:
+        from coordinator.engine.steps import Refusal, StepOutcome
+        from policies.errors import UserError
+        from protos.sealed_sum.errors import SealedSumError
+
         replies, refusals, silent = {}, {}, set()
         for member, body in bodies.items():
             try:
@@ -78,6 +77,10 @@ class Relayed:
 @pytest.fixture(scope="session")
 def small_population():
     """1,200 borrowers, two features: bins, sums and models of the real thing at a hundredth of its size."""
+    import torch
+
+    from simulations.population import synthetic_population
+
     torch.set_num_threads(1)
     population = synthetic_population(1200, 1)
     features = tuple(feature for feature in population.features if feature.name in ("age", "past_due_30_59"))
@@ -91,6 +94,10 @@ def found_in(small_population):
 
     The hold-out key is fixed, so that two consortia of the same size train the same model.
     """
+    from policies.agreement import ModelTerms
+    from policies.presets import smallest_privacy_terms
+    from simulations.dealing import deal_shares
+    from simulations.in_process_consortium import InProcessConsortium
 
     def found_one(folder, members=3, relay=None, *, allow_roster_change=False, population=small_population, **options):
         names = [f"bank-{number}" for number in range(1, members + 1)]
@@ -131,6 +138,7 @@ def found(tmp_path, found_in):
 @pytest.fixture(scope="session")
 def driver_of():
     """A run driver over a consortium's parties, as its coordinator process would make one."""
+    from coordinator.driver import RunDriver
 
     def made(consortium):
         return RunDriver(
@@ -161,10 +169,23 @@ def killed():
 @pytest.fixture(scope="session")
 def short_run():
     """Two rounds of Newton: sums 0 (bins), 1 and 2 (training), 3 (evaluation)."""
+    from policies.proposal import MethodSettings
+
     return MethodSettings(method="newton", rounds=2)
 
 
 @pytest.fixture(scope="session")
 def averaging_run():
     """Two rounds of federated averaging, with the same sums."""
+    from policies.proposal import MethodSettings
+
     return MethodSettings(method="fedavg", rounds=2)
+
+
+def pytest_sessionfinish(session, exitstatus):
+    """CI brings all that a test may need; there a skip is a failure (`TALLYSTICK_NO_SKIPS`)."""
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    skipped = len(reporter.stats.get("skipped", [])) if reporter else 0
+    if os.environ.get("TALLYSTICK_NO_SKIPS") and skipped and exitstatus == 0:
+        reporter.write_line(f"{skipped} tests were skipped where none may be", red=True)
+        session.exitstatus = 1

@@ -56,7 +56,11 @@ def test_federated_row_beats_every_bank_alone_beyond_its_bootstrap_interval(demo
     _, table, _ = demo
     rows = {row["model"]: row for row in table["rows"]}
 
-    assert [row["model"] for row in table["rows"]] == [*(f"alone:{member}" for member in MEMBERS), "federated", "pooled"]
+    assert [row["model"] for row in table["rows"]] == [
+        *(f"alone:{member}" for member in MEMBERS),
+        "federated",
+        "pooled",
+    ]
     for member in MEMBERS:
         assert rows[f"alone:{member}"]["auc"] < rows["federated"]["auc"]
         assert rows[f"alone:{member}"]["auc_gap_low"] > 0
@@ -107,7 +111,8 @@ def test_model_of_the_demo_scores_a_file(demo, tmp_path):
     assert done.returncode == 0, done.stderr
     header, safe, risky = scores.read_text().splitlines()
     column = header.split(",").index("pd")
-    assert float(safe.split(",")[column]) < 0.05 < 0.3 < float(risky.split(",")[column])
+    assert float(safe.split(",")[column]) < 0.05
+    assert float(risky.split(",")[column]) > 0.3
 
 
 def test_demo_refuses_a_folder_that_is_in_use(tmp_path):

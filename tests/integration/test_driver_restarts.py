@@ -5,8 +5,8 @@ import pytest
 from protos.runs.v1 import runs_pb2
 from simulations.in_process_consortium import DEFAULT_RUN_ID
 
-STEPS_OF_A_SHORT_RUN = 14
-"""cosign, join, cohort, deal, 4 sums of contribute and shares, the final contribute, artefact."""
+STEPS_OF_A_SHORT_RUN = 12
+"""cosign, join, cohort, deal, 3 sums of contribute and shares, the final contribute, artefact."""
 
 
 class KilledAt:
@@ -31,6 +31,12 @@ class KilledAt:
 
     def wait_online(self, members, *, deadline_s):
         return self.steps.wait_online(members, deadline_s=deadline_s)
+
+
+@pytest.fixture(scope="module")
+def short_run(short_run):
+    """One round of training is enough here."""
+    return short_run.model_copy(update={"rounds": 1})
 
 
 @pytest.fixture(scope="module")

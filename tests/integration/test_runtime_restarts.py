@@ -6,8 +6,8 @@ import pytest
 
 from simulations.in_process_consortium import DEFAULT_RUN_ID
 
-MESSAGES_OF_A_SHORT_RUN = 37
-"""Of three members: cosign, 3 join, 3 cohort, 2 deal, 4 sums of 3 contribute and 3 shares, 3 final contribute, one
+MESSAGES_OF_A_SHORT_RUN = 31
+"""Of three members: cosign, 3 join, 3 cohort, 2 deal, 3 sums of 3 contribute and 3 shares, 3 final contribute, one
 artefact; the three end messages follow only after the evidence is written."""
 
 
@@ -23,6 +23,12 @@ class Recorded:
         if self.before is not None:
             self.before(len(self.messages) - 1, member)
         return deliver(body)
+
+
+@pytest.fixture(scope="module")
+def short_run(short_run):
+    """One round of training is enough here."""
+    return short_run.model_copy(update={"rounds": 1})
 
 
 @pytest.fixture(scope="module")
