@@ -92,9 +92,9 @@ def measure(
     Returns:
         A flat row: left, right, common (as found), seconds, peak_rss_mb (largest of the two nodes and this process,
         which holds the coordinator), label_holder_rss_mb, feature_holder_rss_mb, coordinator_rss_mb, wire_mb (bodies
-        in and out of the coordinator, so that every element counts on both of its ways), label_holder_cpu_s and
-        feature_holder_cpu_s (of the whole process, its start included), exchanges, exact (the order
-        on both disks compared with the identifiers, row by row).
+        in and out of the coordinator, so that every element counts on both of its ways), label_holder_cpu_s,
+        feature_holder_cpu_s and coordinator_cpu_s (processor time within the seconds: what a busy machine does not
+        change), exchanges, exact (the order on both disks compared with the identifiers, row by row).
     """
     files = {
         LABEL_HOLDER: _write(folder / "left.txt", _identifiers(0, left, 48_271)),
@@ -120,10 +120,13 @@ def measure(
         for member in files:
             processes.wait_for(member, "^online", deadline_s=60.0)
         with fleet.open_run(RUN_ID) as steps:
+            before = processes.usage()
+            own_cpu_s = time.process_time()
             started = time.perf_counter()
             with _watched_memory() as own:
                 driven = _align(consortium, operator, steps if wrap is None else wrap(steps, processes))
             seconds = time.perf_counter() - started
+            own_cpu_s = time.process_time() - own_cpu_s
         used = processes.usage()
     usage = {member: of.peak_rss_bytes / 1e6 for member, of in used.items()}
     found, exact = _check(consortium, files)
@@ -138,8 +141,9 @@ def measure(
         "feature_holder_rss_mb": round(usage[FEATURE_HOLDER], 1),
         "coordinator_rss_mb": round(max(own), 1),
         "wire_mb": round((sum(traffic.bytes_up.values()) + sum(traffic.bytes_down.values())) / 1e6, 2),
-        "label_holder_cpu_s": round(used[LABEL_HOLDER].cpu_s, 2),
-        "feature_holder_cpu_s": round(used[FEATURE_HOLDER].cpu_s, 2),
+        "label_holder_cpu_s": round(used[LABEL_HOLDER].cpu_s - before[LABEL_HOLDER].cpu_s, 2),
+        "feature_holder_cpu_s": round(used[FEATURE_HOLDER].cpu_s - before[FEATURE_HOLDER].cpu_s, 2),
+        "coordinator_cpu_s": round(own_cpu_s, 2),
         "exchanges": traffic.exchanges,
         "exact": exact and found == common,
     }
