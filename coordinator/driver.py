@@ -11,10 +11,12 @@ import json
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from coordinator.alignment import AlignmentRound
 from coordinator.engine.steps import Steps
 from coordinator.epoch_opening import EpochOpening, parse_reply
 from coordinator.releases import Released, accept_release
@@ -22,6 +24,7 @@ from coordinator.request import RunRequest
 from coordinator.store import CoordinatorStore, StoredRun
 from coordinator.sum_round import Contributions, MembersMissing, RunFailed, SumRound, Traffic
 from policies.agreement import Agreement, agreement_hash
+from policies.alignment import alignment_pairs
 from policies.errors import UserError
 from policies.proposal import RunProposal, sign_end
 from policies.release import ReleaseRefused, SignedRelease, verify_artefact, verify_progress
@@ -113,11 +116,47 @@ class RunDriver:
         Raises:
             UserError: It failed; the reason is recorded and the members were told that the run has ended.
         """
+        with self._closing_at_failure(run_id) as stored:
+            proposal, view, confirmations = self._opened(stored)
+            rounds = SumRound(
+                view,
+                self._steps,
+                self._store,
+                confirmations,
+                deadline_s=self._waiting.step_deadline_s,
+                clock=self._clock,
+            )
+            return self._sums(proposal, view, rounds)
+
+    def align(self, run_id: str) -> Traffic:
+        """Drive a run whose members find the entities that they have in common, and train nothing.
+
+        Raises:
+            UserError: It failed; the reason is recorded and the members were told that the run has ended.
+        """
+        with self._closing_at_failure(run_id) as stored:
+            proposal, _, confirmations = self._opened(stored)
+            driven = AlignmentRound(
+                run_id,
+                alignment_pairs(self._agreement, proposal),
+                self._steps,
+                confirmations,
+                deadline_s=self._waiting.step_deadline_s,
+                pause_limit_s=self._waiting.pause_limit_s,
+                announce=lambda event, **details: self._announce(run_id, event, **details),
+                clock=self._clock,
+            )
+            driven.run()
+            return driven.traffic
+
+    @contextmanager
+    def _closing_at_failure(self, run_id: str) -> Iterator[StoredRun]:
+        """A run as stored; what goes wrong with it is recorded, and the members are told."""
         stored = self._store.run(run_id)
         if stored is None:
             raise RunFailed(f"There is no run {run_id}; queue it with `tallystick train`.")
         try:
-            return self._drive(stored)
+            yield stored
         except UserError as failure:
             self._close(run_id, "failed", reason=str(failure))
             raise
@@ -149,7 +188,8 @@ class RunDriver:
         self._store.close_run(run_id, status, self._now(), reason, **details)
         self.end(run_id)
 
-    def _drive(self, stored: StoredRun) -> RunOutcome:
+    def _opened(self, stored: StoredRun) -> tuple[RunProposal, EpochView, tuple[bytes, ...]]:
+        """The run's proposal, its key epoch and the members' confirmations, made now or before a crash."""
         run_id = stored.run_id
         opening = EpochOpening(
             self._agreement,
@@ -173,16 +213,7 @@ class RunDriver:
         else:
             self._announce(run_id, "resumed", k=self._store.num_finished_sums(run_id))
         self._store.set_status(run_id, "running")
-        view = opening.view(proposal, announcements)
-        rounds = SumRound(
-            view,
-            self._steps,
-            self._store,
-            confirmations,
-            deadline_s=self._waiting.step_deadline_s,
-            clock=self._clock,
-        )
-        return self._sums(proposal, view, rounds)
+        return proposal, opening.view(proposal, announcements), confirmations
 
     # -- sums -------------------------------------------------------------------------------------------
 

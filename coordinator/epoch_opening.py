@@ -12,7 +12,7 @@ from coordinator.engine.steps import StepOutcome, Steps
 from coordinator.request import RunRequest
 from coordinator.sum_round import RunFailed
 from policies.agreement import Agreement, agreement_hash
-from policies.proposal import ProposalRefused, RunProposal, sign_as_operator, verify_cosigner
+from policies.proposal import ACROSS_ROLES, ProposalRefused, RunProposal, sign_as_operator, verify_cosigner
 from protos.runs.v1 import runs_pb2
 from protos.sealed_sum.dealing import dealer_order
 from protos.sealed_sum.epoch import EpochView, observe
@@ -59,7 +59,8 @@ class EpochOpening:
         """
         task = self._agreement.task(request.task)
         holders = tuple(sorted(member.id for member in self._agreement.members_of(task.label_role)))
-        wanted = tuple(sorted(request.members)) or holders
+        everybody = tuple(sorted(member.id for member in self._agreement.members))
+        wanted = tuple(sorted(request.members)) or (everybody if request.settings.method in ACROSS_ROLES else holders)
         self._announce("waiting", members=list(wanted))
         online = self._steps.wait_online(wanted, deadline_s=request.wait_online_s)
         cohort = tuple(member for member in wanted if member in online)

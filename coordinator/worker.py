@@ -14,6 +14,7 @@ from coordinator.engine.steps import Steps
 from coordinator.epoch_opening import EpochOpening
 from coordinator.evidence import build_and_write
 from coordinator.registry import Registry
+from coordinator.request import RunRequest
 from coordinator.settings import CoordinatorSettings
 from coordinator.store import CoordinatorStore
 from policies.agreement import Agreement
@@ -119,11 +120,19 @@ class RunWorker(threading.Thread):
         settings = self._settings
         with self._engine.open_run(run_id) as steps:
             driver = self._driver(steps)
+            if self._only_aligns(run_id):
+                driver.align(run_id)
+                driver.finish(run_id)
+                return
             outcome = driver.run(run_id)
             folder = settings.state_dir / "runs" / run_id
             registry = Registry(settings.state_dir, settings.mlflow_tracking_uri)
             details = build_and_write(outcome, self._agreement, folder, registry, created_at=now())
             driver.finish(run_id, **details)
+
+    def _only_aligns(self, run_id: str) -> bool:
+        stored = self._store.run(run_id)
+        return stored is not None and RunRequest.from_bytes(stored.request).settings.method == "alignment"
 
     def _tell_ends(self) -> None:
         """Tell members that were away when a run ended, now that they are back: they still hold its keys."""

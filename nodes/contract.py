@@ -140,6 +140,42 @@ def prepare_rows(
     return data, report
 
 
+def aligned_entities(
+    frame: pd.DataFrame,
+    agreement: Agreement,
+    *,
+    member_id: str,
+    task_name: str,
+    limits: ContractLimits = DEFAULT_LIMITS,
+) -> tuple[tuple[str, ...], ContractReport]:
+    """The entities that a member aligns with others for a task: those of the rows that meet its contract.
+
+    Args:
+        frame: As `nodes.sources.load_rows` returns it, of entities that consented.
+        agreement: The agreement; the member's role decides which columns are needed.
+        member_id: Whose rows they are.
+        task_name: The task.
+        limits: When to stop.
+
+    Returns:
+        One id a row, in the order of the rows that `prepare_rows` or `check_rows` gives, and what the check found.
+
+    Raises:
+        ContractBroken: The contract is broken as a whole.
+        AgreementRefused: The agreement has no such member or task.
+    """
+    role, task = agreement.member(member_id).role, agreement.task(task_name)
+    rows, report = check_rows(
+        frame,
+        agreement.features_of(role),
+        id_column=agreement.entities.id_column,
+        label_column=task.label if task.label_role == role else None,
+        whose=member_id,
+        limits=limits,
+    )
+    return rows.entity_ids, report
+
+
 def check_rows(
     frame: pd.DataFrame,
     features: Sequence[FeatureTerms],

@@ -25,13 +25,17 @@ class KeyEpoch:
         self._membership = membership
         self._proposal = proposal
 
-    def announce(self, data: TrainingData, rng: Callable[[int], bytes]) -> tuple[bytes, bytes]:
+    def announce(self, data: TrainingData | None, rng: Callable[[int], bytes]) -> tuple[bytes, bytes]:
         """E1: fresh keys and the public weight of this member's training rows, a power of two (rule A7 ii).
+
+        Args:
+            data: The rows; None in a run whose members are not weighted by rows.
+            rng: Cryptographic randomness.
 
         Returns:
             State to store and message to send.
         """
-        weight = weight_log2_for_rows(int((~data.holdout).sum()))
+        weight = weight_log2_for_rows(int((~data.holdout).sum())) if data is not None else 0
         state, message = announce(
             self._membership.identity,
             self._membership.member,

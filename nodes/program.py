@@ -8,12 +8,18 @@ from models.features import TrainingData
 from models.horizontal import HorizontalProgram
 from models.settings import HorizontalSettings
 from policies.agreement import Agreement
-from policies.proposal import MethodSettings, RunProposal
+from policies.proposal import MethodSettings, ProposalRefused, RunProposal
 
 
 def horizontal_settings(agreement: Agreement, settings: MethodSettings) -> HorizontalSettings:
-    """The public settings of a run: form and floors from the agreement, hyper-parameters from the proposal."""
+    """The public settings of a run: form and floors from the agreement, hyper-parameters from the proposal.
+
+    Raises:
+        ProposalRefused: The method trains nothing.
+    """
     model, privacy = agreement.model, agreement.privacy
+    if settings.method == "alignment":
+        raise ProposalRefused("Expected a training method, found alignment; propose the run with one.")
     return HorizontalSettings(
         method=settings.method,
         tower=model.tower,

@@ -16,6 +16,7 @@ from typing import Protocol, TypeVar
 from google.protobuf.message import DecodeError, Message
 
 from models.features import TrainingData
+from nodes.alignment import Alignment, EntityProvider
 from nodes.key_epoch import KeyEpoch
 from nodes.membership import Membership
 from nodes.participation import Participation
@@ -30,7 +31,7 @@ from policies.proposal import (
     verify_end,
     verify_operator,
 )
-from protos.runs.v1 import runs_pb2
+from protos.runs.v1 import alignment_pb2, runs_pb2
 from protos.sealed_sum.errors import SealedSumError
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ class NodeRuntime:
         store: Durable state.
         rng: Cryptographic randomness, `os.urandom` outside of tests.
         now: Wall clock as ISO 8601 text, for the journal.
+        entities: The consented entities of this member's rows; None at a node that aligns with nobody.
     """
 
     def __init__(
@@ -71,7 +73,10 @@ class NodeRuntime:
         *,
         rng: Callable[[int], bytes],
         now: Callable[[], str],
+        entities: EntityProvider | None = None,
     ) -> None:
+        self._entities = entities
+        self._alignments: dict[str, Alignment] = {}
         self._membership = membership
         self._data = data
         self._store = store
@@ -86,6 +91,7 @@ class NodeRuntime:
             "cohort": self._cohort,
             "deal": self._deal,
             "contribute": self._contribute,
+            "align": self._align,
             "seeds": self._seeds,
             "shares": self._shares,
             "artefact": self._artefact,
@@ -164,7 +170,8 @@ class NodeRuntime:
             self._refuse_ended(known)
             return runs_pb2.JoinReply(announcement=known.announcement)
         epoch = KeyEpoch(self._membership, proposal)
-        state, announcement = epoch.announce(self._data(proposal.task), self._rng)
+        rows = None if proposal.across_roles else self._data(proposal.task)
+        state, announcement = epoch.announce(rows, self._rng)
         self._store.add_run(proposal.run_id, message.proposal, state, announcement)
         self._journal(proposal.run_id, "joined", task=proposal.task, cohort=list(proposal.cohort))
         return runs_pb2.JoinReply(announcement=announcement)
@@ -191,7 +198,7 @@ class NodeRuntime:
         )
         holders = self._label_holders(proposal)
         strangers = [member for member in proposal.cohort if member not in holders]
-        if strangers:
+        if strangers and not proposal.across_roles:
             raise ProposalRefused(
                 f"A horizontal run takes members that hold the label of task {proposal.task!r}, found "
                 f"{', '.join(strangers)} beside them; propose the run without them."
@@ -254,13 +261,37 @@ class NodeRuntime:
         if record.phase != "ready":
             if not message.confirmations:
                 return runs_pb2.ContributeReply(behind=runs_pb2.Behind(opened=0, needs_confirmations=True))
-            if record.phase != "keyed":
-                raise MessageRefused(
-                    f"Run {record.run_id}: this node has no key of the epoch yet; the operator must start a new run."
-                )
-            epoch = KeyEpoch(self._membership, RunProposal.from_bytes(record.proposal))
-            self._store.set_ready(record.run_id, epoch.ready(record, tuple(message.confirmations)))
+            self._accept_confirmations(record, tuple(message.confirmations))
         return self._participation(message.run_id).contribute(message)
+
+    def _accept_confirmations(self, record: RunRecord, confirmations: tuple[bytes, ...]) -> None:
+        """End E2: every member holds the same key."""
+        if record.phase != "keyed":
+            raise MessageRefused(
+                f"Run {record.run_id}: this node has no key of the epoch yet; the operator must start a new run."
+            )
+        epoch = KeyEpoch(self._membership, RunProposal.from_bytes(record.proposal))
+        self._store.set_ready(record.run_id, epoch.ready(record, confirmations))
+
+    # -- alignment --------------------------------------------------------------------------------------
+
+    def _align(self, body: bytes) -> Message:
+        message = _parse(alignment_pb2.AlignRequest(), body)
+        record = self._record(message.run_id)
+        proposal = RunProposal.from_bytes(record.proposal)
+        if self._entities is None or not proposal.across_roles:
+            raise MessageRefused(
+                f"Run {record.run_id} aligns no entities at this node: it takes a run across roles, and a node that "
+                "was given an identifier column."
+            )
+        if record.phase != "ready":
+            self._accept_confirmations(record, tuple(message.open.confirmations))
+            record = self._record(record.run_id)
+        if record.run_id not in self._alignments:
+            self._alignments[record.run_id] = Alignment(
+                self._membership, proposal, record, self._entities, self._store, rng=self._rng, now=self._now
+            )
+        return self._alignments[record.run_id].answer(message)
 
     def _seeds(self, body: bytes) -> Message:
         message = _parse(runs_pb2.SeedsRequest(), body)
@@ -296,6 +327,7 @@ class NodeRuntime:
         if known is not None and known.phase != "ended":
             self._store.end_run(message.run_id, message.reason[:500])
             self._participations.pop(message.run_id, None)
+            self._alignments.pop(message.run_id, None)
             self._journal(message.run_id, "ended", reason=message.reason[:500])
         return runs_pb2.EndReply()
 
@@ -324,6 +356,8 @@ class NodeRuntime:
         if run_id not in self._participations:
             record = self._record(run_id)
             proposal = RunProposal.from_bytes(record.proposal)
+            if proposal.across_roles:
+                raise MessageRefused(f"Run {run_id} aligns entities and sums nothing; propose a training run.")
             self._participations[run_id] = Participation(
                 self._membership, proposal, record, self._data(proposal.task), self._store, rng=self._rng, now=self._now
             )

@@ -14,7 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from models.features import TrainingData
-from nodes.contract import prepare_rows
+from nodes.contract import aligned_entities, prepare_rows
 from nodes.fleet import FleetConnection, run_node
 from nodes.identity import load_identity
 from nodes.membership import Membership
@@ -58,6 +58,30 @@ class CheckedData:
             )
             self._rows[task] = data
         return self._rows[task]
+
+
+class CheckedEntities:
+    """This member's entities, read and checked when a run aligns them; the run keeps keyed hashes, not the ids."""
+
+    def __init__(self, membership: Membership, settings: NodeSettings, announce: Callable[[str], None]) -> None:
+        self._membership = membership
+        self._settings = settings
+        self._announce = announce
+
+    def __call__(self, task: str) -> tuple[str, ...]:
+        """One id a row.
+
+        Raises:
+            UserError: The source cannot be read, or breaks the agreement's contract.
+        """
+        frame = load_rows(self._settings.opened_source(os.environ))
+        entities, report = aligned_entities(
+            frame, self._membership.agreement, member_id=self._membership.member, task_name=task
+        )
+        for line in report.lines():
+            log.info("%s", line)
+        self._announce(f"{task}: {report.rows_kept} of {report.rows_read} entities to align")
+        return entities
 
 
 def build_membership(settings: NodeSettings) -> Membership:
@@ -111,11 +135,23 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
     threadpool_limits(limits=1)
     membership = build_membership(settings)
     data = CheckedData(membership, settings, announce)
+    entities = CheckedEntities(membership, settings, announce)
     for task in membership.agreement.tasks:
-        if task.name in membership.policy.tasks:
+        if task.name not in membership.policy.tasks:
+            continue
+        if task.label_role == membership.agreement.member(membership.member).role:
             data(task.name)
+        else:
+            entities(task.name)
     store = NodeStore(settings.state_dir)
-    runtime = NodeRuntime(membership, data, store, rng=os.urandom, now=lambda: dt.datetime.now(dt.UTC).isoformat())
+    runtime = NodeRuntime(
+        membership,
+        data,
+        store,
+        rng=os.urandom,
+        now=lambda: dt.datetime.now(dt.UTC).isoformat(),
+        entities=entities,
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -79,7 +79,7 @@ def node_policy_toml(agreement: Agreement | None, *, auto_cosign: bool = False) 
     """
     tasks = sorted(task.name for task in agreement.tasks) if agreement else []
     purposes = sorted({purpose for task in agreement.tasks for purpose in task.purposes}) if agreement else []
-    methods = ["newton", "fedavg", "fedprox", "fedadam"] if agreement else []
+    methods = ["newton", "fedavg", "fedprox", "fedadam", "alignment"] if agreement else []
     return f"""\
 # The owner's own rules for this node, above everything the agreement allows. An empty list allows nothing.
 format = "tallystick-node-policy/1"
@@ -88,6 +88,8 @@ purposes = {_list(purposes)}
 methods = {_list(methods)}
 min_cohort = {agreement.privacy.min_cohort if agreement else 3}  # smallest cohort this node takes part in
 max_rounds = 100
+max_aligned_entities = 2000000  # either side of an alignment, at most
+max_set_ratio = 20.0     # a few entities asked of many would be probing
 require_sealing = true   # refuse sums that the coordinator could read
 auto_cosign = {"true" if auto_cosign else "false"}      # true: a label holder co-signs allowed runs without asking
 """

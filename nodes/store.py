@@ -60,6 +60,26 @@ create table if not exists opened (
     statistics text not null,
     primary key (run_id, k)
 ) strict;
+-- Intersections with other members: small states, what they need for matching, and the order that came of it.
+create table if not exists alignments (
+    run_id text not null references runs (run_id) on delete cascade,
+    label_holder text not null,
+    feature_holder text not null,
+    side blob not null,
+    exchange integer not null,
+    rows blob not null default x'',
+    primary key (run_id, label_holder, feature_holder)
+) strict;
+create table if not exists alignment_parts (
+    run_id text not null,
+    label_holder text not null,
+    feature_holder text not null,
+    kind text not null check (kind in ('own', 'peer', 'reply')),
+    number integer not null,
+    data blob not null,
+    primary key (run_id, label_holder, feature_holder, kind, number),
+    foreign key (run_id, label_holder, feature_holder) references alignments on delete cascade
+) strict;
 create table if not exists journal (
     entry integer primary key autoincrement,
     at text not null,
@@ -168,6 +188,18 @@ class NodeStore:
             self._db.execute("commit")
             self._age.record(int(commits))
 
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """One transaction, for the tables of a protocol that has a store of its own beside this one."""
+        with self._transaction() as db:
+            yield db
+
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """The connection, for reading those tables."""
+        with self._lock:
+            yield self._db
+
     def _check_version(self) -> None:
         row = self._db.execute("select value from meta where key = 'schema'").fetchone()
         if row is None:
@@ -196,6 +228,7 @@ class NodeStore:
                     "where phase <> 'ended'"
                 )
                 db.execute("delete from blobs where kind <> 'model'")
+                db.execute("delete from alignments")
         if copied:
             self._forget_what_was_deleted()
 
@@ -277,6 +310,7 @@ class NodeStore:
                 (reason, run_id),
             )
             db.execute("delete from blobs where run_id = ? and kind <> 'model'", (run_id,))
+            db.execute("delete from alignments where run_id = ?", (run_id,))
         with self._lock:
             self._forget_what_was_deleted()
 

@@ -30,6 +30,7 @@ from policies.closed_model import (
     shown_path,
 )
 from policies.errors import AgreementRefused
+from protos.private_set_intersection.identifiers import IdentifierType
 from protos.sealed_sum.bounds import Bounds
 from protos.sealed_sum.errors import BoundsViolated
 
@@ -216,6 +217,8 @@ class EntityTerms(ClosedModel):
     """How rows are named, and which of them are held out at every node alike."""
 
     id_column: Name
+    id_type: IdentifierType = "text"
+    """How ids are written: members that write one id differently align it all the same."""
     holdout_key: Annotated[str, Field(pattern=HEX_32_BYTES)]
     """32 bytes in hexadecimal; known to members, keys the hash that picks the hold-out."""
     holdout_percent: Annotated[int, Field(ge=1, le=90)] = 30

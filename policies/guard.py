@@ -14,9 +14,10 @@ from pydantic import Field
 from policies.agreement import Agreement, Name, Slug
 from policies.closed_model import ClosedModel, parse_model, parse_toml, read_bounded, shown, shown_path
 from policies.errors import GuardRefused
+from protos.private_set_intersection.session import Limits
 
 _HINT = "`tallystick node init` writes a complete example"
-Method = Literal["newton", "fedavg", "fedprox", "fedadam"]
+Method = Literal["newton", "fedavg", "fedprox", "fedadam", "alignment"]
 
 
 class NodePolicy(ClosedModel):
@@ -31,8 +32,18 @@ class NodePolicy(ClosedModel):
     max_rounds: Annotated[int, Field(ge=1)]
     require_sealing: bool = True
     """Whether every sum must be sealed (hidden from the coordinator), not only masked."""
+    max_aligned_entities: Annotated[int, Field(ge=1, le=100_000_000)] = 2_000_000
+    """Entities of either side of an alignment, at most."""
+    max_set_ratio: Annotated[float, Field(ge=1)] = 20.0
+    """How many times the smaller set of an alignment the larger one may be: a few entities asked of many would be
+    probing."""
     auto_cosign: bool = False
     """Whether this node, as a label holder, co-signs an allowed run without asking its owner."""
+
+
+def alignment_limits(policy: NodePolicy) -> Limits:
+    """What the owner lets the two sets of an alignment be (rule B9)."""
+    return Limits(policy.max_aligned_entities, policy.max_set_ratio)
 
 
 def load_policy(path: Path) -> NodePolicy:

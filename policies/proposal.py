@@ -19,6 +19,8 @@ from policies.errors import UserError
 MAX_PROPOSAL_BYTES = 64 * 1024
 MemberId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{1,30}$")]
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+ACROSS_ROLES = frozenset({"alignment"})
+"""Methods whose cohort brings members without the label too."""
 _OPERATOR_DOMAIN = b"tallystick/v1/run/operator"
 _COSIGNER_DOMAIN = b"tallystick/v1/run/cosigner"
 _END_DOMAIN = b"tallystick/v1/run/end"
@@ -36,7 +38,8 @@ class MethodSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["newton", "fedavg", "fedprox", "fedadam"] = "newton"
+    method: Literal["newton", "fedavg", "fedprox", "fedadam", "alignment"] = "newton"
+    """`alignment` trains nothing: members of several roles find the entities that they have in common."""
     rounds: Annotated[int, Field(ge=1, le=1000)] = 12
     """Training rounds; `newton` takes it as an upper limit and stops where it has converged."""
     local_epochs: Annotated[int, Field(ge=1, le=100)] = 1
@@ -72,6 +75,11 @@ class RunProposal(BaseModel):
             raise ValueError("cohort must be sorted and hold every member once")
         return self
 
+    @property
+    def across_roles(self) -> bool:
+        """Whether members of other roles than the label's take part."""
+        return self.settings.method in ACROSS_ROLES
+
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no white space, UTF-8."""
         return json.dumps(
@@ -103,9 +111,7 @@ class RunProposal(BaseModel):
                 f"The run proposal is malformed at {where}: {first['msg']}; ask the operator to propose it again."
             ) from None
         if proposal.to_bytes() != raw:
-            raise ProposalRefused(
-                "The run proposal is not in canonical form; ask the operator to propose it again."
-            )
+            raise ProposalRefused("The run proposal is not in canonical form; ask the operator to propose it again.")
         return proposal
 
 

@@ -114,9 +114,9 @@ def found(
     consortium.agreement_path.write_text(tomli_w.dumps(agreement.model_dump(mode="json")))
     for signer, identity in {**identities, "coordinator": operator}.items():
         sign_agreement(agreement, consortium.agreement_path, signer, identity.identity_key)
-    authority = _set_up_coordinator(consortium, fleet_port, step_deadline_s)
+    authority = set_up_coordinator(consortium, fleet_port, step_deadline_s)
     for number, member in enumerate(members):
-        _set_up_node(
+        set_up_node(
             consortium,
             member,
             identities[member],
@@ -132,7 +132,8 @@ def _public(identity: NodeIdentity) -> bytes:
     return identity.identity_key.public_key().public_bytes(Encoding.Raw, PublicFormat.Raw)
 
 
-def _set_up_coordinator(consortium: Consortium, fleet_port: int, step_deadline_s: float) -> Authority:
+def set_up_coordinator(consortium: Consortium, fleet_port: int, step_deadline_s: float) -> Authority:
+    """The operator's keys, certificates and settings; its identity key is there already."""
     now = dt.datetime.now(dt.UTC)
     keys = consortium.folder / "coordinator" / "keys"
     authority = create_authority(consortium.agreement.name, now)
@@ -158,7 +159,7 @@ def _set_up_coordinator(consortium: Consortium, fleet_port: int, step_deadline_s
     return authority
 
 
-def _set_up_node(
+def set_up_node(
     consortium: Consortium,
     member: str,
     identity: NodeIdentity,
@@ -168,6 +169,7 @@ def _set_up_node(
     fleet_port: int,
     methods: Sequence[str],
 ) -> None:
+    """A member's certificate, policy and settings; its identity key is there already."""
     folder = consortium.folder / member
     request = certificate_request(identity, member)
     _, certificate = admit(authority, consortium.agreement, request, dt.datetime.now(dt.UTC))

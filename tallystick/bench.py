@@ -94,6 +94,32 @@ def training_round(
         write_report(json_path, "round", rows)
 
 
+@app.command("alignment", epilog="Example: tallystick bench alignment --json out/alignment.json")
+def alignment(
+    json_path: Json = None,
+    plot: Annotated[Path | None, typer.Option("--plot", help="Write a line plot over identifiers as SVG.")] = None,
+    sizes: Annotated[
+        str, typer.Option(help="Identifiers of label holder and feature holder, comma-separated.")
+    ] = "10000x10000,50000x50000,150000x150000,1000000x100000",
+) -> None:
+    """Find the sellers that two members both know: two node processes and a relay over mutual TLS."""
+    from simulations.benchmarks import alignment as measured
+    from simulations.benchmarks.alignment_plot import plot as draw
+    from simulations.benchmarks.report import write, write_report
+
+    with _lines() as progress:
+        rows = measured.run(measured.parse_sizes(sizes), progress=progress)
+    _show(
+        "One alignment",
+        rows,
+        ("left", "right", "common", "seconds", "peak_rss_mb", "wire_mb", "exchanges", "exact"),
+    )
+    if json_path is not None:
+        write_report(json_path, "alignment", rows)
+    if plot is not None:
+        write(plot, draw(rows))
+
+
 def _numbers(option: str, text: str, *, low: int, high: int) -> tuple[int, ...]:
     """Whole numbers of a comma-separated option."""
     try:

@@ -19,6 +19,8 @@ SENTENCES = {
     "paused": "paused: {reason}",
     "resumed": "taken up again at sum {k}",
     "released": "model released, version {version}",
+    "aligning": "aligning the entities of {pairs} pairs of members",
+    "aligned": "{pairs} pairs aligned; how many entities are common stands in each feature holder's journal",
     "finished": "finished: AUC {auc}",
     "failed": "failed: {reason}",
 }
@@ -62,6 +64,8 @@ class RunProgress:
         template = SENTENCES.get(event)
         if template is None:
             return
+        if event == "finished" and "auc" not in details:
+            template = "finished"  # nothing was trained
         sentence = template.format_map(_Missing(details))
         if self._bar is None:
             if not self._plain:

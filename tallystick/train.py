@@ -19,7 +19,7 @@ def train(
     settings: Annotated[Path, typer.Option(help="The coordinator's settings file.")],
     task: Annotated[str, typer.Option(help="Task of the agreement.")],
     purpose: Annotated[str, typer.Option(help="Purpose that the agreement allows for the task.")],
-    method: Annotated[str, typer.Option(help="newton, fedavg, fedprox or fedadam.")] = "newton",
+    method: Annotated[str, typer.Option(help="newton, fedavg, fedprox, fedadam; alignment trains nothing.")] = "newton",
     rounds: Annotated[int, typer.Option(help="Training rounds; newton stops where it has converged.")] = 12,
     local_epochs: Annotated[int, typer.Option(help="Passes over a member's rows per round (fed*).")] = 1,
     batch_size: Annotated[int, typer.Option(help="Rows of a local step (fed*).")] = 1024,

@@ -127,7 +127,7 @@ def test_a_message_under_another_messages_action_is_refused_or_harmless(halfway,
 
 @pytest.mark.parametrize("action", ["", "Contribute", "contribute ", "__init__", "handle", "x" * 10_000, "open"])
 def test_an_unknown_action_is_refused_with_the_known_ones_named(halfway, action):
-    with pytest.raises(MessageRefused, match="Expected one of artefact, cohort, contribute") as refusal:
+    with pytest.raises(MessageRefused, match="Expected one of align, artefact, cohort, contribute") as refusal:
         halfway.nodes[VICTIM].handle(action, b"")
     assert len(str(refusal.value)) < 300
 
