@@ -50,6 +50,7 @@ class PreparedColumns:
         *,
         min_rows: int,
         max_cached: int = DEFAULT_CACHED_PLAINTEXTS,
+        known: PreparedColumns | None = None,
     ) -> None:
         """Check and encode.
 
@@ -58,6 +59,7 @@ class PreparedColumns:
             shape: How they lie in slots.
             min_rows: `min_rows_per_column` of the agreement.
             max_cached: Plaintexts kept in memory; the others are encoded again in every pass.
+            known: Earlier columns whose plaintexts are taken over where they are the same.
 
         Raises:
             ColumnBetraysRows: A column with too little support.
@@ -71,11 +73,22 @@ class PreparedColumns:
         self.columns = int(levels.shape[1])
         self._levels = levels
         self._cache: dict[tuple[int, int], Any] = {}
-        for chunk in range(shape.chunks):
-            for group in range(shape.groups(self.columns)):
+        for group in range(shape.groups(self.columns)):
+            same = known is not None and known.holds(self._group(group), group)
+            for chunk in range(shape.chunks):
                 if len(self._cache) >= max_cached:
                     return
-                self._cache[chunk, group] = self._encode(chunk, group)
+                if known is not None and same and (chunk, group) in known._cache:
+                    self._cache[chunk, group] = known._cache[chunk, group]
+                else:
+                    self._cache[chunk, group] = self._encode(chunk, group)
+
+    def _group(self, group: int) -> Levels:
+        return self._levels[:, group * self.shape.repeat : (group + 1) * self.shape.repeat]
+
+    def holds(self, columns: Levels, group: int) -> bool:
+        """Whether this group of columns is exactly `columns`."""
+        return bool(np.array_equal(self._group(group), columns))
 
     def plaintext(self, chunk: int, group: int) -> Any | None:
         """Columns `group * repeat` and following, rows of `chunk`; None where all of them are zero."""
@@ -86,7 +99,7 @@ class PreparedColumns:
     def _encode(self, chunk: int, group: int) -> Any | None:
         shape = self.shape
         rows = slice(chunk * shape.chunk_rows, (chunk + 1) * shape.chunk_rows)
-        values = self._levels[rows, group * shape.repeat : (group + 1) * shape.repeat]
+        values = self._group(group)[rows]
         if not values.any():
             return None  # SEAL refuses to multiply by zero
         slots = np.zeros((shape.repeat, shape.chunk_rows), dtype=np.int64)
