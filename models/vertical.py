@@ -34,7 +34,11 @@ _REFIT_CHANGE = 1e-3
 _LARGEST_CHANGE = 2.0
 _RECALIBRATION_STEPS = 6
 # Gauss-Hermite rule of five nodes for N(0, 1); the negative nodes give the conjugates of the positive ones.
-_HERMITE = ((0.0, 0.5333333333333333), (1.3556261799742657, 0.4441517912234108), (2.8569700138728056, 0.0225148754432559))
+_HERMITE = (
+    (0.0, 0.5333333333333333),
+    (1.3556261799742657, 0.4441517912234108),
+    (2.8569700138728056, 0.0225148754432559),
+)
 
 
 class VerticalSettingsRefused(TrainingDataError):
@@ -67,8 +71,8 @@ class VerticalSettings:
     pairs: int = 0
     pair_groups: int = 4
     pair_ridge: float = 40.0
-    candidate_pairs: int = 15
-    screening_pass: int = 2
+    candidate_pairs: int = 10
+    screening_pass: int = 1
     score_noise: float = SCORE_NOISE_SIGMA
 
     def __post_init__(self) -> None:
@@ -82,7 +86,7 @@ class VerticalSettings:
 
     def step_share(self, feature_holders: int) -> float:
         """Share of the block Newton step: simultaneous steps of correlated blocks overshoot."""
-        return min(0.9, 1.4 / feature_holders)
+        return min(0.9, 1.2 / feature_holders)
 
 
 @dataclass(frozen=True, eq=False)
@@ -309,11 +313,11 @@ class LabelTower:
             self._weights = self._weights - change
             if np.abs(change).max() < _REFIT_CHANGE:
                 break
-        return sigmoid(self._own_scores() + offset) - self._label
+        return np.asarray(sigmoid(self._own_scores() + offset) - self._label)
 
     def _own_scores(self) -> FloatArray:
         weights = self._expansion.T @ self._weights
-        return scores_of(self._all_levels, weights[:-1]) + weights[-1]
+        return np.asarray(scores_of(self._all_levels, weights[:-1]) + weights[-1])
 
     def _sums(self, offset: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
         size = self._expansion.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -50,7 +51,7 @@ class UnsafeVerticalAuditor:
             tower.refit(nothing)
         if settings.pairs:
             ends = np.cumsum([0, *(len(self._features[role]) for role in roles)]).tolist()
-            tower.choose_own_pairs(nothing, [range(a, b) for a, b in zip(ends[:-1], ends[1:], strict=True)])
+            tower.choose_own_pairs(nothing, [range(a, b) for a, b in pairwise(ends)])
             for _ in range(_REFITS):
                 tower.refit(nothing)
         trained, bias = tower.tower()

@@ -219,8 +219,7 @@ def train_vertically(
     directory = Directory.of(identities)
     held = {role: {f.name: columns[f.name] for f in features[role]} for role in features}
     holders = [
-        FeatureHolder(role, identities[role], directory, features[role], held[role], settings)
-        for role in feature_roles
+        FeatureHolder(role, identities[role], directory, features[role], held[role], settings) for role in feature_roles
     ]
     rows = len(label)
     own = fit_basis(
@@ -230,9 +229,7 @@ def train_vertically(
         bins=settings.bins,
         min_rows=settings.min_rows_per_column,
     )
-    tower = LabelTower(
-        own, own.levels(held[label_role]), label, settings=settings, feature_holders=len(feature_roles)
-    )
+    tower = LabelTower(own, own.levels(held[label_role]), label, settings=settings, feature_holders=len(feature_roles))
     numbers = {holder.member: holder.basis.num_columns for holder in holders}
     # One more set of scores than gradients: the last one is for the label holder's own last fit.
     terms = SessionTerms(

@@ -97,7 +97,7 @@ class MaskedProducts(_message.Message):
     feature_holder: _builtins.str
     columns: _builtins.int
     ciphertexts: _builtins.bytes
-    """groups x 2 x 8192 residues, 54 bits each"""
+    """groups x 8192 residues of c0 at 5 bytes, then as many of c1 at 6 bytes: rounded"""
     def __init__(
         self,
         *,

@@ -17,8 +17,8 @@ from protos.encrypted_gradient.encrypted_gradient_pb2 import (
     MaskedProducts,
 )
 from protos.encrypted_gradient.errors import GradientBounds, MalformedGradient, WrongPass
-from protos.encrypted_gradient.messages import expect_header, open_message, residuals_bytes
-from protos.encrypted_gradient.packing import pack, unpack, unpack_key
+from protos.encrypted_gradient.messages import expect_header, open_message
+from protos.encrypted_gradient.packing import pack_answers, unpack, unpack_key
 from protos.encrypted_gradient.parameters import (
     GRADIENT_SCALE,
     KEY_PRIMES,
@@ -29,7 +29,7 @@ from protos.encrypted_gradient.parameters import (
 from protos.encrypted_gradient.sampling import Rng, Words, flooding, fresh_stream, uniform_slots
 from protos.encrypted_gradient.seal_edge import seal_runtime
 from protos.encrypted_gradient.seeded import second_polynomial
-from protos.encrypted_gradient.session import SessionTerms, SlotShape, expect_pass
+from protos.encrypted_gradient.session import SessionTerms, SlotShape, expect_pass, residuals_bytes
 from protos.encrypted_gradient.support import Levels, check_column_bounds, check_support
 from protos.sealed_sum.keys import SigningKey
 from protos.sealed_sum.wire import sign
@@ -78,10 +78,8 @@ class PreparedColumns:
             for chunk in range(shape.chunks):
                 if len(self._cache) >= max_cached:
                     return
-                if known is not None and same and (chunk, group) in known._cache:
-                    self._cache[chunk, group] = known._cache[chunk, group]
-                else:
-                    self._cache[chunk, group] = self._encode(chunk, group)
+                made = known.plaintext(chunk, group) if known is not None and same else self._encode(chunk, group)
+                self._cache[chunk, group] = made
 
     def _group(self, group: int) -> Levels:
         return self._levels[:, group * self.shape.repeat : (group + 1) * self.shape.repeat]
@@ -220,7 +218,7 @@ def multiply_residuals(
         session=terms.digest(),
         feature_holder=feature_holder,
         columns=columns.columns,
-        ciphertexts=pack(answers),
+        ciphertexts=pack_answers(answers),
         **{"pass": pass_number},
     )
     used = masks[:, : shape.chunk_rows * shape.repeat].reshape(groups, shape.repeat, shape.chunk_rows)

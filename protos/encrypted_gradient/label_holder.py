@@ -17,10 +17,9 @@ from protos.encrypted_gradient.encrypted_gradient_pb2 import (
     MaskedProducts,
 )
 from protos.encrypted_gradient.errors import GradientBounds, MalformedGradient, TooFewContributors
-from protos.encrypted_gradient.messages import expect_header, open_message, products_bytes
-from protos.encrypted_gradient.packing import pack, pack_key, unpack
+from protos.encrypted_gradient.messages import expect_header, open_message
+from protos.encrypted_gradient.packing import pack, pack_key, unpack_answers
 from protos.encrypted_gradient.parameters import (
-    ANSWER_PRIMES,
     GRADIENT_SCALE,
     LABEL_NOISE_SIGMA,
     PLAIN_MODULUS,
@@ -31,7 +30,7 @@ from protos.encrypted_gradient.parameters import (
 from protos.encrypted_gradient.sampling import Rng, expand_modulo, fresh_stream, gaussian
 from protos.encrypted_gradient.seal_edge import Residues, seal_runtime
 from protos.encrypted_gradient.seeded import second_polynomial
-from protos.encrypted_gradient.session import QueryBudget, SessionTerms, SlotShape, expect_pass
+from protos.encrypted_gradient.session import QueryBudget, SessionTerms, SlotShape, expect_pass, products_bytes
 from protos.encrypted_gradient.support import check_residual_bounds
 from protos.sealed_sum.keys import SigningKey
 from protos.sealed_sum.secret import MaskSeed
@@ -246,11 +245,7 @@ def fold_products(
     expect_header(message, terms, pass_number, message.feature_holder == feature_holder)
     if message.columns != allowed:
         raise MalformedGradient(f"expected the products of {allowed} columns, found {message.columns}")
-    groups = terms.shape.groups(allowed)
-    shape = (groups, 2, 1, POLY_MODULUS_DEGREE)
-    residues = unpack(message.ciphertexts, shape, ANSWER_PRIMES, "masked products")
-    if not np.all(residues[:, 1].any(axis=(1, 2))):
-        raise MalformedGradient("expected keyed ciphertexts, found one whose second polynomial is zero")
+    residues = unpack_answers(message.ciphertexts, terms.shape.groups(allowed))
     charged = budget.charge(feature_holder, pass_number, allowed)
     sums = np.concatenate([_fold(key.decrypt(answer), terms.shape) for answer in residues])[:allowed]
     if budget.noisy:

@@ -13,24 +13,12 @@ from protos.encrypted_gradient.encrypted_gradient_pb2 import (
     MaskedScores,
 )
 from protos.encrypted_gradient.errors import MalformedGradient, WrongPass
-from protos.encrypted_gradient.packing import packed_bytes
-from protos.encrypted_gradient.parameters import POLY_MODULUS_DEGREE, PRIMES
-from protos.encrypted_gradient.session import SessionTerms, SlotShape
+from protos.encrypted_gradient.session import SessionTerms
 from protos.sealed_sum.errors import MalformedMessage
 from protos.sealed_sum.wire import OVERHEAD_BYTES, open_signed
 
 _Message = TypeVar("_Message", bound=Message)
 _OfPass = EncryptedResiduals | MaskedProducts | FoldedSums | MaskedScores
-
-
-def residuals_bytes(shape: SlotShape) -> int:
-    """Packed bytes of one pass's residuals."""
-    return packed_bytes(shape.chunks * len(PRIMES) * POLY_MODULUS_DEGREE)
-
-
-def products_bytes(shape: SlotShape, columns: int) -> int:
-    """Packed bytes of one answer."""
-    return packed_bytes(shape.groups(columns) * 2 * POLY_MODULUS_DEGREE)
 
 
 def open_message(

@@ -1,15 +1,21 @@
-"""Residues on the wire: an envelope of our own, 54 bits a residue, every length known beforehand (A5)."""
+"""Residues on the wire: an envelope of our own, 54 bits a residue, every length known beforehand (A5).
+
+Answers are rounded: half a plaintext step is 2^17 on their one prime, flooding and switching leave noise below 2^9. The
+low 14 bits of the first polynomial and the low 6 of the second (which the secret key's norm, about 2^6, multiplies)
+add less than 2^15 to it, whatever the secret key.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
 from protos.encrypted_gradient.errors import MalformedGradient
-from protos.encrypted_gradient.parameters import KEY_PRIMES, POLY_MODULUS_DEGREE
+from protos.encrypted_gradient.parameters import ANSWER_PRIMES, KEY_PRIMES, POLY_MODULUS_DEGREE
 from protos.encrypted_gradient.seal_edge import Residues
 
 RESIDUE_BITS = 54
-KEY_RESIDUE_BITS = 56  # the last key prime has 55 bits; keys travel once, so whole bytes will do
+_ANSWER_DROPPED_BITS = (14, 6)
+_ANSWER_BYTES = (5, 6)
 
 
 def packed_bytes(num_residues: int) -> int:
@@ -55,6 +61,46 @@ def unpack(data: bytes, shape: tuple[int, ...], primes: tuple[int, ...], what: s
     residues = out.reshape(shape)
     _check(residues, primes, what)
     return residues
+
+
+def answer_bytes(count: int) -> int:
+    """Bytes of so many answers."""
+    return count * sum(_ANSWER_BYTES) * POLY_MODULUS_DEGREE
+
+
+def pack_answers(residues: Residues) -> bytes:
+    """Pack rounded answers, shape (count, 2, 1, 8192): 5 bytes a residue of c0, then 6 bytes a residue of c1."""
+    pieces = []
+    for part, (dropped, size) in enumerate(zip(_ANSWER_DROPPED_BITS, _ANSWER_BYTES, strict=True)):
+        kept = np.ascontiguousarray(residues[:, part, 0] >> np.uint64(dropped)).astype("<u8", copy=False)
+        pieces.append(np.ascontiguousarray(kept.view(np.uint8).reshape(-1, 8)[:, :size]).tobytes())
+    return b"".join(pieces)
+
+
+def unpack_answers(data: bytes, count: int) -> Residues:
+    """Read received answers, shape (count, 2, 1, 8192), each residue below its prime and in the middle of its step.
+
+    Raises:
+        MalformedGradient: Wrong length, a residue not below its prime, or a second polynomial of zeros (a ciphertext
+            that anybody can make without a key).
+    """
+    if len(data) != answer_bytes(count):
+        raise MalformedGradient(f"expected {answer_bytes(count)} bytes of masked products, found {len(data)}")
+    (prime,) = ANSWER_PRIMES
+    out = np.empty((count, 2, 1, POLY_MODULUS_DEGREE), dtype=np.uint64)
+    at = 0
+    for part, (dropped, size) in enumerate(zip(_ANSWER_DROPPED_BITS, _ANSWER_BYTES, strict=True)):
+        words = count * POLY_MODULUS_DEGREE
+        padded = np.zeros((words, 8), dtype=np.uint8)
+        padded[:, :size] = np.frombuffer(data, dtype=np.uint8, count=words * size, offset=at).reshape(-1, size)
+        at += words * size
+        kept = padded.view("<u8").reshape(count, POLY_MODULUS_DEGREE).astype(np.uint64)
+        if np.any(kept > np.uint64((prime - 1) >> dropped)):
+            raise MalformedGradient("expected every residue of masked products below its prime, found a larger one")
+        if part == 1 and not np.all(kept.any(axis=1)):
+            raise MalformedGradient("expected keyed ciphertexts, found one whose second polynomial is zero")
+        out[:, part, 0] = ((kept << np.uint64(dropped)) + np.uint64(1 << (dropped - 1))) % np.uint64(prime)
+    return out
 
 
 def pack_key(residues: Residues) -> bytes:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Self
 
 from protos.encrypted_gradient.errors import GradientBounds, QueryBudgetExceeded, WrongPass
+from protos.encrypted_gradient.packing import answer_bytes, packed_bytes
 from protos.encrypted_gradient.parameters import (
     MAX_CHUNKS,
     MAX_COLUMNS,
@@ -64,8 +65,8 @@ class SlotShape:
 
         def moved(shape: SlotShape) -> int:
             # Residuals go up once and down to each feature holder; answers go up and down once.
-            up = shape.chunks * len(PRIMES) * (1 + len(columns))
-            return up + sum(2 * 2 * shape.groups(number) for number in columns.values())
+            up = residuals_bytes(shape) * (1 + len(columns))
+            return up + sum(2 * products_bytes(shape, number) for number in columns.values())
 
         possible = [
             cls(rows, repeat)
@@ -75,6 +76,16 @@ class SlotShape:
         if not possible:
             raise GradientBounds(f"expected at most {MAX_CHUNKS * POLY_MODULUS_DEGREE} rows, found {rows}")
         return min(possible, key=lambda shape: (moved(shape), shape.repeat))
+
+
+def residuals_bytes(shape: SlotShape) -> int:
+    """Packed bytes of one pass's residuals."""
+    return packed_bytes(shape.chunks * len(PRIMES) * POLY_MODULUS_DEGREE)
+
+
+def products_bytes(shape: SlotShape, columns: int) -> int:
+    """Packed bytes of one answer."""
+    return answer_bytes(shape.groups(columns))
 
 
 @dataclass(frozen=True)

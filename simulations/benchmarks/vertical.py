@@ -26,7 +26,6 @@ from simulations.vertical_parties import TrainedVertical, train_vertically
 HOLDOUT_SHARE = 0.3
 SPLIT_SEED = 7
 PASSES = 5
-PASSES_WITH_PAIRS = 6
 PAIRS = 5
 
 _STATUSES = ("pay_0", "pay_2", "pay_3", "pay_4", "pay_5", "pay_6")
@@ -76,16 +75,21 @@ def run(
         training, holdout = _split(loaded[name])
         by_name = {feature.name: InputFeature.from_terms(feature) for feature in loaded[name].features}
         features = {role: [by_name[f] for f in names] for role, names in SPLITS[name, parties].items()}
-        for pairs in pairwise:
-            found.append({"data": name, "parties": parties, "pairwise": pairs, **_measure(features, training, holdout, pairs=pairs)})
+        found += [
+            {
+                "data": name,
+                "parties": parties,
+                "pairwise": pairs,
+                **_measure(features, training, holdout, pairs=pairs),
+            }
+            for pairs in pairwise
+        ]
     return found
 
 
 def settings_for(*, pairs: bool) -> VerticalSettings:
     """The settings that the benchmark measures."""
-    if pairs:
-        return VerticalSettings(passes=PASSES_WITH_PAIRS, pairs=PAIRS)
-    return VerticalSettings(passes=PASSES)
+    return VerticalSettings(passes=PASSES, pairs=PAIRS if pairs else 0)
 
 
 def _measure(
@@ -127,9 +131,7 @@ def _auc(trained: TrainedVertical, holdout: Rows) -> float:
 
 def _split(data: DataSet) -> tuple[Rows, Rows]:
     label = data.frame[data.label].to_numpy(dtype=np.float64)
-    parts = train_test_split(
-        np.arange(len(label)), test_size=HOLDOUT_SHARE, random_state=SPLIT_SEED, stratify=label
-    )
+    parts = train_test_split(np.arange(len(label)), test_size=HOLDOUT_SHARE, random_state=SPLIT_SEED, stratify=label)
     columns = {f.name: data.frame[f.name].to_numpy(dtype=np.float64) for f in data.features}
     training, holdout = (Rows({name: values[at] for name, values in columns.items()}, label[at]) for at in parts)
     return training, holdout

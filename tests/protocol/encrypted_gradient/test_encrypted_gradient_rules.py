@@ -17,7 +17,7 @@ from protos.encrypted_gradient.errors import (
 )
 from protos.encrypted_gradient.feature_holder import PreparedColumns, QueryKey, unmask
 from protos.encrypted_gradient.label_holder import LabelKey, OtherLabelHolders, announce_key
-from protos.encrypted_gradient.packing import pack, unpack
+from protos.encrypted_gradient.packing import pack, pack_answers, unpack, unpack_answers
 from protos.encrypted_gradient.parameters import (
     ANSWER_PRIMES,
     GRADIENT_SCALE,
@@ -367,7 +367,7 @@ def test_a5_a_keyless_answer_is_refused(make_pair):
         wire_types.MaskedProducts,
         pair.feature_identity,
         "masked-products",
-        ciphertexts=pack(keyless),
+        ciphertexts=pack_answers(keyless),
     )
     with pytest.raises(MalformedGradient, match="second polynomial is zero"):
         pair.fold(answer)
@@ -429,6 +429,18 @@ def test_packing_is_inverted_by_unpacking():
     packed = pack(residues)
     assert len(packed) == residues.size * 54 // 8
     assert np.array_equal(unpack(packed, residues.shape, ANSWER_PRIMES, "residues"), residues)
+
+
+def test_answers_are_rounded_to_the_middle_of_their_steps():
+    generator = np.random.default_rng(2)
+    residues = generator.integers(0, PRIMES[0], (3, 2, 1, POLY_MODULUS_DEGREE), dtype=np.uint64)
+    residues[0, :, 0, 0] = PRIMES[0] - 1
+    back = unpack_answers(pack_answers(residues), 3)
+    error = np.abs(back.astype(np.int64) - residues.astype(np.int64))
+    error = np.minimum(error, PRIMES[0] - error)
+    assert error[:, 0].max() <= 1 << 13
+    assert error[:, 1].max() <= 1 << 5
+    assert back.max() < PRIMES[0]
 
 
 def test_balanced_shape_moves_fewest_bytes():
