@@ -20,6 +20,7 @@ from nodes.key_epoch import KeyEpoch
 from nodes.membership import Membership
 from nodes.participation import Participation
 from nodes.store import NodeStore, RunRecord
+from nodes.vertical import VerticalHandlers
 from policies.errors import UserError
 from policies.guard import check_proposal
 from policies.proposal import (
@@ -60,6 +61,7 @@ class NodeRuntime:
         store: Durable state.
         rng: Cryptographic randomness, `os.urandom` outside of tests.
         now: Wall clock as ISO 8601 text, for the journal.
+        vertical: This node's side of vertical runs, where it takes part in them.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class NodeRuntime:
         *,
         rng: Callable[[int], bytes],
         now: Callable[[], str],
+        vertical: VerticalHandlers | None = None,
     ) -> None:
         self._membership = membership
         self._data = data
@@ -89,6 +92,7 @@ class NodeRuntime:
             "shares": self._shares,
             "artefact": self._artefact,
             "end": self._end,
+            **(vertical.handlers if vertical is not None else {}),
         }
 
     def handle(self, action: str, body: bytes) -> bytes:

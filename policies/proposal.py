@@ -103,9 +103,7 @@ class RunProposal(BaseModel):
                 f"The run proposal is malformed at {where}: {first['msg']}; ask the operator to propose it again."
             ) from None
         if proposal.to_bytes() != raw:
-            raise ProposalRefused(
-                "The run proposal is not in canonical form; ask the operator to propose it again."
-            )
+            raise ProposalRefused("The run proposal is not in canonical form; ask the operator to propose it again.")
         return proposal
 
 

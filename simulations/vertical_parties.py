@@ -202,6 +202,7 @@ def train_vertically(
     *,
     max_colluders: int = 1,
     partial_scores_visible: bool = False,
+    budget: QueryBudget | None = None,
 ) -> TrainedVertical:
     """Train over roles whose members hold columns of the same rows, all protections on.
 
@@ -212,6 +213,7 @@ def train_vertically(
         settings: Public settings.
         max_colluders: c of the agreement.
         partial_scores_visible: The agreement's flag for runs with one feature holder (rule B5).
+        budget: What earlier runs asked about the same labels.
     """
     label_role, *feature_roles = features
     check_contributors(len(feature_roles), max_colluders, visible=partial_scores_visible)
@@ -246,7 +248,7 @@ def train_vertically(
     announced = wire.relayed(announce_key(key, terms, signing), len(holders))
     for holder in holders:
         holder.open_session(terms, announced, tower.base_rate)
-    budget = QueryBudget(rows)
+    budget = budget or QueryBudget(rows)
     offset = np.zeros(rows)
     for pass_number in range(settings.passes):
         if pass_number:

@@ -11,8 +11,10 @@ EncryptedGradientError
 
 from __future__ import annotations
 
+from protos.sealed_sum.errors import SealedSumError
 
-class EncryptedGradientError(Exception):
+
+class EncryptedGradientError(SealedSumError):
     """An encrypted gradient was refused; `str()` is one sentence that is safe to show and to log."""
 
 

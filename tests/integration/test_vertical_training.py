@@ -8,6 +8,7 @@ from models.metrics import auc
 from models.newton import sigmoid
 from models.vertical import VerticalSettings
 from protos.encrypted_gradient.errors import QueryBudgetExceeded, TooFewContributors
+from protos.encrypted_gradient.session import QueryBudget
 from simulations.benchmarks.vertical import SPLITS, run
 from simulations.datasets.locations import DataSetUnavailable
 from simulations.vertical_auditor import UnsafeVerticalAuditor
@@ -58,9 +59,9 @@ def test_b5_with_two_colluders_three_roles_are_too_few():
 
 
 def test_b4_a_run_that_asks_more_than_its_rows_is_refused():
-    columns, label = _rows(120, 1)
+    columns, label = _rows(1000, 1)
     with pytest.raises(QueryBudgetExceeded):
-        train_vertically(FEATURES, columns, label, VerticalSettings(passes=7, min_rows_per_column=20))
+        train_vertically(FEATURES, columns, label, VerticalSettings(passes=2), budget=QueryBudget(1000, asked=950))
 
 
 def test_the_benchmark_reports_every_key_and_reaches_its_figures_on_uci_default():
