@@ -7,7 +7,7 @@ from models.features import InputFeature
 from models.metrics import auc
 from models.newton import sigmoid
 from models.vertical import FeatureTower, LabelTower, VerticalSettings, VerticalSettingsRefused
-from models.vertical_basis import RoleBasis, fit_basis, second_moments
+from models.vertical_basis import RoleBasis, _without_rare_columns, fit_basis, second_moments
 from models.vertical_pairs import PairTerm, candidate_pairs, pair_levels
 from protos.encrypted_gradient.support import effective_rows, supported_columns, touched_rows
 
@@ -87,7 +87,7 @@ def test_b3_a_column_that_stays_rare_is_merged_by_the_support_of_its_weights():
     columns, _, _ = rows(3000)
     whole = basis_of("bank", columns)
     assert supported_columns(whole.levels(columns), 50).all()
-    strict = basis_of("bank", columns, min_rows=600)
+    strict = _without_rare_columns(whole, columns, 600)
     assert strict.num_columns < whole.num_columns
     assert touched_rows(strict.levels(columns)).min() >= 600
 
