@@ -3,8 +3,10 @@
 import hashlib
 import json
 import secrets
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from coordinator.engine.grid_steps import GridSteps
@@ -17,6 +19,8 @@ from models.vertical import VerticalSettings
 from nodes.flower_app import client_app
 from nodes.membership import Membership
 from nodes.runtime import NodeRuntime
+from nodes.service import CheckedAlignedRows
+from nodes.settings import CsvSource
 from nodes.store import NodeStore
 from nodes.vertical import VerticalHandlers
 from nodes.vertical_run import AlignedRows, VerticalStepRefused
@@ -307,3 +311,21 @@ def test_the_coordinator_relays_no_score_residual_or_column_in_the_clear(found):
         if action in ("vertical-residuals", "vertical-products") and len(reply) > 10_000:
             bits = np.unpackbits(np.frombuffer(reply[200:-200], dtype=np.uint8))
             assert abs(bits.mean() - 0.5) < 0.03
+
+
+def test_a_node_reads_its_own_role_of_a_vertical_run_from_its_source(found, tmp_path):
+    consortium = found(count=400)
+    ids = [f"e{at:04d}" for at in range(400)]
+    frame = pd.DataFrame({"entity_id": ids, **consortium.columns, "bad": consortium.label.astype(int)})
+    proposal = SimpleNamespace(task="credit", label_holder="bank-a")
+    aligned = {}
+    for member, role in ROLES.items():
+        held = ["entity_id", *COLUMNS[role], *(["bad"] if role == "bank" else [])]
+        frame.sample(frac=1, random_state=3)[held].to_csv(tmp_path / f"{member}.csv", index=False)
+        source = CsvSource(kind="csv", path=tmp_path / f"{member}.csv")
+        settings = SimpleNamespace(opened_source=lambda _environ, source=source: source)
+        aligned[member] = CheckedAlignedRows(consortium.membership(member), settings)(proposal)
+    assert len({rows.alignment_digest for rows in aligned.values()}) == 1
+    assert {len(rows.known) for rows in aligned.values()} == {len(aligned["bank-a"].label)}
+    assert aligned["payer-a"].label is None
+    assert set(aligned["shipper-a"].columns) == set(COLUMNS["logistics"])
