@@ -21,6 +21,7 @@ from nodes.key_epoch import KeyEpoch
 from nodes.membership import Membership
 from nodes.participation import Participation
 from nodes.store import NodeStore, RunRecord
+from nodes.vertical import VerticalHandlers
 from policies.errors import UserError
 from policies.guard import check_proposal
 from policies.proposal import (
@@ -63,6 +64,7 @@ class NodeRuntime:
         rng: Cryptographic randomness, `os.urandom` outside of tests.
         now: Wall clock as ISO 8601 text, for the journal.
         entities: The consented entities of this member's rows; None at a node that aligns with nobody.
+        vertical: This node's side of vertical runs, where it takes part in them.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class NodeRuntime:
         rng: Callable[[int], bytes],
         now: Callable[[], str],
         entities: EntityProvider | None = None,
+        vertical: VerticalHandlers | None = None,
     ) -> None:
         self._entities = entities
         self._alignments: dict[str, Alignment] = {}
@@ -96,6 +99,7 @@ class NodeRuntime:
             "shares": self._shares,
             "artefact": self._artefact,
             "end": self._end,
+            **(vertical.handlers if vertical is not None else {}),
         }
 
     def handle(self, action: str, body: bytes) -> bytes:

@@ -14,7 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from models.features import TrainingData
-from nodes.contract import aligned_entities, prepare_rows
+from nodes.contract import aligned_entities, check_rows, prepare_rows
 from nodes.fleet import FleetConnection, run_node
 from nodes.identity import load_identity
 from nodes.membership import Membership
@@ -23,9 +23,13 @@ from nodes.runtime import NodeRuntime
 from nodes.settings import NodeSettings
 from nodes.sources import load_rows
 from nodes.store import NodeStore
+from nodes.vertical import VerticalHandlers
+from nodes.vertical_rows import align_by_id
+from nodes.vertical_run import AlignedRows
 from policies.agreement import load_agreement
 from policies.guard import load_policy
 from policies.state_lock import sole_process
+from policies.vertical_proposal import VerticalProposal
 from protos.sealed_sum.keys import SigningKey
 
 log = logging.getLogger(__name__)
@@ -82,6 +86,33 @@ class CheckedEntities:
             log.info("%s", line)
         self._announce(f"{task}: {report.rows_kept} of {report.rows_read} entities to align")
         return entities
+
+
+class CheckedAlignedRows:
+    """This member's rows of a vertical run: its role's columns, and the label where its role holds it."""
+
+    def __init__(self, membership: Membership, settings: NodeSettings) -> None:
+        self._membership = membership
+        self._settings = settings
+
+    def __call__(self, proposal: VerticalProposal) -> AlignedRows:
+        """The training rows in the order of their ids.
+
+        Raises:
+            UserError: The source cannot be read, or breaks the agreement's contract.
+        """
+        agreement, member = self._membership.agreement, self._membership.member
+        label = agreement.task(proposal.task).label if member == proposal.label_holder else None
+        rows, report = check_rows(
+            load_rows(self._settings.opened_source(os.environ)),
+            agreement.features_of(agreement.member(member).role),
+            id_column=agreement.entities.id_column,
+            label_column=label,
+            whose=member,
+        )
+        for line in report.lines():
+            log.info("%s", line)
+        return align_by_id(rows, agreement.entities.holdout_key_bytes, agreement.entities.holdout_percent)
 
 
 def build_membership(settings: NodeSettings) -> Membership:
@@ -144,14 +175,9 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
         else:
             entities(task.name)
     store = NodeStore(settings.state_dir)
-    runtime = NodeRuntime(
-        membership,
-        data,
-        store,
-        rng=os.urandom,
-        now=lambda: dt.datetime.now(dt.UTC).isoformat(),
-        entities=entities,
-    )
+    rows = CheckedAlignedRows(membership, settings)
+    vertical = VerticalHandlers(membership, rows, store, rng=os.urandom, now=_now)
+    runtime = NodeRuntime(membership, data, store, rng=os.urandom, now=_now, entities=entities, vertical=vertical)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -161,6 +187,10 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
         store.close()
     announce("stopped")
     return 0
+
+
+def _now() -> str:
+    return dt.datetime.now(dt.UTC).isoformat()
 
 
 def _log_to(state_dir: Path, level: str) -> None:

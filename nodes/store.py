@@ -80,6 +80,14 @@ create table if not exists alignment_parts (
     primary key (run_id, label_holder, feature_holder, kind, number),
     foreign key (run_id, label_holder, feature_holder) references alignments on delete cascade
 ) strict;
+-- What one label holder's rows were asked in vertical runs; it outlives the runs (rules B4 and B5).
+create table if not exists label_queries (
+    task text not null,
+    alignment blob not null,
+    asked integer not null,
+    passes integer not null,
+    primary key (task, alignment)
+) strict;
 create table if not exists journal (
     entry integer primary key autoincrement,
     at text not null,
@@ -374,6 +382,21 @@ class NodeStore:
             OpenedRecord(k, key, _names(names), chain, purpose, input_class, json.loads(statistics))
             for k, key, names, chain, purpose, input_class, statistics in rows
         ]
+
+    # -- labels --
+
+    def label_queries(self, task: str, alignment: bytes) -> tuple[int, int]:
+        """(columns asked, passes begun) about these rows' labels, over all vertical runs."""
+        with self._lock:
+            row = self._db.execute(
+                "select asked, passes from label_queries where task = ? and alignment = ?", (task, alignment)
+            ).fetchone()
+        return (0, 0) if row is None else (int(row[0]), int(row[1]))
+
+    def save_label_queries(self, task: str, alignment: bytes, *, asked: int, passes: int) -> None:
+        """Commit what the labels were asked, before the answer leaves."""
+        with self._transaction() as db:
+            db.execute("insert or replace into label_queries values (?, ?, ?, ?)", (task, alignment, asked, passes))
 
     # -- journal --------------------------------------------------------------------------------------
 

@@ -205,6 +205,8 @@ class PrivacyTerms(ClosedModel):
     """Aligned rows below which a basis column is merged or left out."""
     allow_roster_change: bool = False
     """Whether a run may go on without a member: successive sums then differ by that member's input."""
+    partial_scores_visible_to_label_holder: bool = False
+    """Whether vertical runs with so few feature holders are allowed that the label holder sees one's partial scores."""
 
 
 class ReleaseTerms(ClosedModel):

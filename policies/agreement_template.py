@@ -137,6 +137,8 @@ min_cell_count = {privacy.min_cell_count}              # smaller cells of releas
 min_rows_per_column = {privacy.min_rows_per_column}         # rarer basis columns are merged or left out
 # true: a run may go on without a member, whose input then shows in the difference of two sums
 allow_roster_change = {_truth(privacy.allow_roster_change)}
+# true: vertical runs with one feature holder are allowed, whose partial scores the label holder then sees
+partial_scores_visible_to_label_holder = {_truth(privacy.partial_scores_visible_to_label_holder)}
 
 [release]
 policy = "{draft.release_policy}"              # members: the platform never gets the model; platform: it does

