@@ -138,3 +138,8 @@ class Request:
 def split_tokens(joined: bytes) -> tuple[bytes, ...]:
     """32-byte tokens out of their concatenation."""
     return tuple(joined[start : start + TOKEN_BYTES] for start in range(0, len(joined), TOKEN_BYTES))
+
+
+def digest_of(message: bytes) -> bytes:
+    """The request that an answer is to, read without parsing it: its first field, 32 bytes; checked later."""
+    return message[2:34]
