@@ -93,12 +93,14 @@ class GatewaySettings:
         window_s: Length of the answer window, as in the nodes' policies.
         upload_s: How long S1 waits for a member that is connected and silent.
         reveal_s: The same for each exchange of S2.
+        hedge_s: How long S2b waits for the first T + 1 survivors before it asks the others too.
         lock_s: How long an entity's survivor set holds at the nodes (C2).
     """
 
     window_s: int = 86_400
     upload_s: float = 2.0
     reveal_s: float = 2.0
+    hedge_s: float = 0.25
     lock_s: float = 86_400.0
 
 
@@ -292,18 +294,7 @@ class ScoringGateway:
             await self._reveal_seeds(epoch, revealing, refusals)
         except CohortRefused as error:
             raise _NothingOpened(_reason(refusals, error)) from error
-        questions = {
-            member: pb.ToNode(shares=revealing.share_request(member)).SerializeToString()
-            for member in revealing.survivors
-            if member in epoch.links
-        }
-        await self._exchange(
-            epoch,
-            request.digest,
-            questions,
-            _Exchange(set(), revealing.receive_shares, "shares", lambda: revealing.enough, refusals),
-            self._settings.reveal_s,
-        )
+        await self._reveal_shares(epoch, revealing, refusals)
         try:
             total = revealing.open_total()
         except SealedSumError as error:
@@ -353,11 +344,33 @@ class ScoringGateway:
             if silent:
                 revealing.drop(silent)
 
+    async def _reveal_shares(self, epoch: Epoch, revealing: Revealing, refusals: dict[str, pb.Refusal]) -> None:
+        """S2b: ask T + 1 survivors, which is enough when all answer, and the others when it was not.
+
+        Nothing rests on everybody being asked: any T answers open the total, and so the rules hold for any T.
+        """
+        request, survivors = revealing.collected.request, revealing.survivors
+        first = request.k % len(survivors)
+        turn = [member for member in (*survivors[first:], *survivors[:first]) if member in epoch.links]
+        few = epoch.view.bounds.shamir_threshold + 1
+        late: set[str] = set()
+        for members, deadline_s in ((turn[:few], self._settings.hedge_s), (turn[few:], self._settings.reveal_s)):
+            questions = {
+                member: pb.ToNode(shares=revealing.share_request(member)).SerializeToString()
+                for member in members
+                if member in epoch.links
+            }
+            exchange = _Exchange(late, revealing.receive_shares, "shares", lambda: revealing.enough, refusals)
+            await self._exchange(epoch, request.digest, questions, exchange, deadline_s)
+            if revealing.enough:
+                return
+            late = {member for member in exchange.waiting if member in epoch.links}
+
     async def _exchange(
         self, epoch: Epoch, digest: bytes, questions: Mapping[str, bytes], exchange: _Exchange, deadline_s: float
     ) -> None:
         """Ask, and wait for all answers, enough of them, or the deadline."""
-        exchange.waiting = set(questions)
+        exchange.waiting |= questions.keys()
         self._exchanges[digest] = exchange
         for member, data in questions.items():
             epoch.links[member].send(data)

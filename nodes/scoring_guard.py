@@ -147,7 +147,8 @@ class ScoringGuard:
                 at_ms=int(now * 1000),
                 request_digest=request.digest,
                 survivors=survivors,
-            )
+            ),
+            flush=False,
         )
         # Written, it survives kill -9. A power cut may lose it; then the entry of S1, which is on the disk before
         # the answer leaves, is read as a lock on the whole roster. Other survivors must therefore reach the disk.

@@ -45,8 +45,7 @@ class Journal:
         self._folder = folder
         self._now = now
         self._lock = threading.Condition()
-        self._written = 0
-        self._durable = 0
+        self._written = self._wanted = self._durable = 0
         self._waiting: list[tuple[int, Callable[[], None]]] = []
         self._closed = False
         self.flushes = 0
@@ -57,8 +56,12 @@ class Journal:
         self._thread = threading.Thread(target=self._flush, name="scoring-journal", daemon=True)
         self._thread.start()
 
-    def append(self, entry: StoredDisclosure) -> int:
+    def append(self, entry: StoredDisclosure, *, flush: bool = True) -> int:
         """Write an entry.
+
+        Args:
+            entry: What happens next.
+            flush: Whether it is to reach the disk now; else it does with the next one that is.
 
         Returns:
             A ticket for `when_durable`.
@@ -73,7 +76,9 @@ class Journal:
             os.pwrite(self._file, frame, self._at)
             self._at += len(frame)
             self._written += 1
-            self._lock.notify()
+            if flush:
+                self._wanted = self._written
+                self._lock.notify()
             return self._written
 
     def when_durable(self, ticket: int, done: Callable[[], None]) -> bool:
@@ -81,6 +86,9 @@ class Journal:
         with self._lock:
             if self._durable >= ticket:
                 return True
+            if self._wanted < ticket:
+                self._wanted = ticket
+                self._lock.notify()
             self._waiting.append((ticket, done))
             return False
 
@@ -138,7 +146,7 @@ class Journal:
     def _flush(self) -> None:
         while True:
             with self._lock:
-                self._lock.wait_for(lambda: self._closed or self._written > self._durable)
+                self._lock.wait_for(lambda: self._closed or self._wanted > self._durable)
                 if self._written == self._durable:
                     return
                 target, file = self._written, os.dup(self._file)

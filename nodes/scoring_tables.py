@@ -83,10 +83,10 @@ class EntityTable:
         unknown = len(self.slots) - 1
         rows = self.rows
         places = [rows.get(token, unknown) for token in tokens]
-        found = self.slots[places]
+        found = self.slots.take(places, axis=0)  # a copy
         if not answers:
-            found = np.zeros_like(found)
-        vector = signed_values(found.reshape(-1)).copy()
+            found[:] = 0
+        vector = signed_values(found.reshape(-1))
         if self.layout.evidence:
             grid = vector.reshape(found.shape)[:, self.layout.evidence_at]
             # Drawn for every slot, used where there is evidence: the same work for everybody (C7).
