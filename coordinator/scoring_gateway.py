@@ -41,11 +41,17 @@ class NotAnswered(Exception):
 
 
 class _NothingOpened(Exception):
-    """An attempt ended before shares were asked for."""
+    """An attempt ended before shares were asked for.
 
-    def __init__(self, reason: NotAnswered) -> None:
+    Attributes:
+        reason: Why.
+        again: Whether another attempt may fare better: it met a change of epoch, and no node charged it.
+    """
+
+    def __init__(self, reason: NotAnswered, *, again: bool = False) -> None:
         super().__init__(str(reason))
         self.reason = reason
+        self.again = again
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,24 +239,18 @@ class ScoringGateway:
         self, question: Question, tokens: Sequence[bytes], survivors: tuple[str, ...], window: int
     ) -> Opened:
         """Open one total, trying again as long as nothing was opened."""
-        for attempt in range(MAX_ATTEMPTS):
+        for attempt in range(1, MAX_ATTEMPTS):
             try:
-                opened = await self._attempt(question, tokens, survivors, window)
+                return await self._attempt(question, tokens, survivors, window)
             except _NothingOpened as ended:
-                if attempt + 1 == MAX_ATTEMPTS or ended.reason.code not in {
-                    "WrongEpoch",
-                    "StaleSum",
-                    "too_few_members",
-                }:
+                if not ended.again:
                     raise ended.reason from None
-                # A member has come or gone: wait for the epoch that follows.
-                await asyncio.sleep(0.2 * (attempt + 1))
-            else:
-                until = self._now() + self._settings.lock_s
-                for token in tokens:
-                    self._locks.setdefault(token, (until, opened.survivors))
-                return opened
-        raise AssertionError  # the loop returns or raises
+            # A member has come or gone: wait for the epoch that follows.
+            await asyncio.sleep(0.2 * attempt)
+        try:
+            return await self._attempt(question, tokens, survivors, window)
+        except _NothingOpened as ended:
+            raise ended.reason from None
 
     async def _attempt(
         self, question: Question, tokens: Sequence[bytes], locked: tuple[str, ...], window: int
@@ -293,7 +293,14 @@ class ScoringGateway:
                     raise CohortRefused("expected every member of this entity's earlier answer, found one silent")
             await self._reveal_seeds(epoch, revealing, refusals)
         except CohortRefused as error:
-            raise _NothingOpened(_reason(refusals, error)) from error
+            reason = _reason(refusals, error)
+            raise _NothingOpened(reason, again=reason.code in {"WrongEpoch", "StaleSum"}) from error
+        # From here on a node may have locked these survivors: another set would be refused (C2).
+        now = self._now()
+        for token in tokens:
+            lock = self._locks.get(token)
+            if lock is None or lock[0] <= now:
+                self._locks[token] = (now + self._settings.lock_s, revealing.survivors)
         await self._reveal_shares(epoch, revealing, refusals)
         try:
             total = revealing.open_total()
@@ -313,7 +320,8 @@ class ScoringGateway:
                     "too_few_members",
                     f"expected enough members online for a sum that hides each of them, found {online}; "
                     "try again later",
-                )
+                ),
+                again=len(self.streams.online) > online,  # they are about to get their keys
             )
         absent = sorted(set(locked) - epoch.links.keys())
         if absent:

@@ -24,6 +24,7 @@ from protos.sealed_sum.wire import OVERHEAD_BYTES, ROSTER_BYTES, parse
 log = logging.getLogger(__name__)
 
 MAX_OPEN_REQUESTS = 1024
+MAX_MESSAGE_BYTES = MAX_REQUEST_BYTES + 65_536
 _KEPT_EPOCHS = 2
 _MAX_REVEAL_BYTES = ROSTER_BYTES + 200 * 64 + OVERHEAD_BYTES
 
@@ -40,6 +41,14 @@ class _Open:
     epoch: _Epoch
     state: Contributed
     ticket: int = field(default=0)
+
+
+@dataclass
+class _About:
+    """What a refusal is about, as far as it was read."""
+
+    digest: bytes = b""
+    run_id: str = ""
 
 
 @dataclass(frozen=True)
@@ -83,36 +92,38 @@ class ScoringResponder:
     def handle(self, message: pb.ToNode) -> Reply | None:
         """Answer one message of the gateway; None where none is due."""
         what = message.WhichOneof("what")
-        digest, run_id = b"", ""
+        about = _About()
         try:
-            if what == "request":
-                request = Request.from_bytes(message.request)
-                digest = request.digest
-                return self._contribute(request)
-            if what == "seeds":
-                asked = parse(masked.Reveal, message.seeds, _MAX_REVEAL_BYTES)
-                digest = asked.request_digest
-                return self._reveal_seeds(asked)
-            if what == "shares":
-                asked = parse(masked.Reveal, message.shares, _MAX_REVEAL_BYTES)
-                digest = asked.request_digest
-                return self._reveal_shares(asked)
-            if what == "announce":
-                run_id = message.announce.run_id
-                return self._announce(run_id)
-            if what == "cohort":
-                run_id = message.cohort.run_id
-                return self._join(message.cohort)
-            if what == "revocations":
-                self._guard.revoke(message.revocations)
+            if what in {"request", "seeds", "shares"}:
+                return self._answer(message, about)
+            return self._prepare(message, about)
         except ScoringRefused as refused:
-            return _refusal(digest, run_id, refused.code, str(refused))
-        except SealedSumError as refused:
+            return _refusal(about, refused.code, str(refused))
+        except (SealedSumError, AgreementRefused, GrantRefused) as refused:
             log.warning("refused: %s", refused)
-            return _refusal(digest, run_id, type(refused).__name__, str(refused))
-        except (AgreementRefused, GrantRefused) as refused:
-            log.warning("refused: %s", refused)
-            return _refusal(digest, run_id, type(refused).__name__, str(refused))
+            return _refusal(about, type(refused).__name__, str(refused))
+
+    def _answer(self, message: pb.ToNode, about: _About) -> Reply:
+        """S1, S2a, S2b."""
+        if message.request:
+            request = Request.from_bytes(message.request)
+            about.digest = request.digest
+            return self._contribute(request)
+        asked = parse(masked.Reveal, message.seeds or message.shares, _MAX_REVEAL_BYTES)
+        about.digest = asked.request_digest
+        return self._reveal_seeds(asked) if message.seeds else self._reveal_shares(asked)
+
+    def _prepare(self, message: pb.ToNode, about: _About) -> Reply | None:
+        """E1, and revocations."""
+        what = message.WhichOneof("what")
+        if what == "announce":
+            about.run_id = message.announce.run_id
+            return self._announce(about.run_id)
+        if what == "cohort":
+            about.run_id = message.cohort.run_id
+            return self._join(message.cohort)
+        if what == "revocations":
+            self._guard.revoke(message.revocations)
         return None
 
     def _announce(self, run_id: str) -> Reply:
@@ -182,10 +193,9 @@ class ScoringResponder:
         return opened
 
 
-def _refusal(digest: bytes, run_id: str, code: str, sentence: str) -> Reply:
+def _refusal(about: _About, code: str, sentence: str) -> Reply:
     return Reply(
-        pb.FromNode(refusal=pb.Refusal(request_digest=digest, run_id=run_id, code=code, sentence=sentence[:500]))
+        pb.FromNode(
+            refusal=pb.Refusal(request_digest=about.digest, run_id=about.run_id, code=code, sentence=sentence[:500])
+        )
     )
-
-
-MAX_MESSAGE_BYTES = MAX_REQUEST_BYTES + 65_536

@@ -78,17 +78,28 @@ class ScoringConsortium:
             total += table.slots[[table.rows.get(token, unknown) for token in tokens]]
         return total
 
-    def grant(self, tokens: Sequence[bytes], *, grant_id: str = "grant-1", lifetime_s: int = 86_400) -> bytes:
+    def grant(
+        self,
+        tokens: Sequence[bytes],
+        *,
+        now_s: int | None = None,
+        grant_id: str = "grant-1",
+        lifetime_s: int = 86_400,
+        roles: Sequence[str] = ROLES,
+        purposes: Sequence[str] = (PURPOSE,),
+        one_role_may_answer: bool = False,
+    ) -> bytes:
         """A grant for these entities."""
-        now = int(time.time())
+        now = int(time.time()) if now_s is None else now_s
         return issue_grant(
             self.issuer,
             grant_id=grant_id,
-            purposes=(PURPOSE,),
-            roles=ROLES,
+            purposes=purposes,
+            roles=roles,
             not_before_s=now - 60,
             expires_s=now + lifetime_s,
             tokens=tokens,
+            one_role_may_answer=one_role_may_answer,
         )
 
     def key_dir(self, member: str) -> Path:
@@ -186,5 +197,5 @@ def _tables(agreement: Agreement, tokens: Sequence[bytes]) -> dict[str, EntityTa
         for place, member in enumerate(members):
             rows = np.flatnonzero(owner == place)
             slots = partial_scores(contributions[rows], codes, LAYOUT)
-            tables[member] = EntityTable.of(LAYOUT, [tokens[row] for row in rows], slots)
+            tables[member] = EntityTable.of(LAYOUT, [tokens[row] for row in rows.tolist()], slots)
     return tables

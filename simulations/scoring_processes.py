@@ -25,10 +25,10 @@ from nodes.scoring_service import ScoringService
 from nodes.scoring_stream import GatewayConnection
 from nodes.scoring_tables import EntityTable
 from policies.agreement import load_agreement
-from policies.guard import NodePolicy
 from policies.scoring_policy import load_scoring_policy
 from protos.sealed_sum.keys import SigningKey
-from simulations.scoring_consortium import LAYOUT, MODEL_VERSION, PURPOSE, TASK
+from simulations.scoring_consortium import LAYOUT, MODEL_VERSION, TASK
+from simulations.scoring_in_process import node_policy
 
 RELAY_NODE, RELAY_ASK = "/relay/Node", "/relay/Ask"
 _RELAY_ID_BYTES = 8
@@ -63,14 +63,7 @@ def run_node(folder: Path, member: str, port: int) -> None:
         member=member,
         identity=SigningKey(identity.identity_key),
         agreement=load_agreement(folder / "agreement.toml"),
-        policy=NodePolicy(
-            format="tallystick-node-policy/1",
-            tasks=(TASK,),
-            purposes=(PURPOSE,),
-            methods=(),
-            min_cohort=3,
-            max_rounds=1,
-        ),
+        policy=node_policy(),
     )
     service = ScoringService(
         membership,
