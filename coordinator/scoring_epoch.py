@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from policies.agreement import Agreement, agreement_hash
 from policies.errors import AgreementRefused
@@ -109,7 +110,7 @@ class Streams:
         for link in self._links.values():
             link.send(pb.ToNode(revocations=signed).SerializeToString())
 
-    async def attend(self, member: str, context: grpc.aio.ServicerContext[pb.FromNode, bytes]) -> None:
+    async def attend(self, member: str, context: grpc.aio.ServicerContext[pb.Packet, pb.Packet]) -> None:
         """Serve one node's stream until it ends."""
         link = Link(member)
         previous = self._links.get(member)
@@ -123,8 +124,11 @@ class Streams:
         log.info("%s attends to scoring", member)
         self._changed.set()
         try:
-            while (message := await context.read()) is not grpc.aio.EOF:
-                self._receive(link, message)
+            while (packet := await context.read()) is not grpc.aio.EOF:
+                for message in packet.messages:
+                    self._receive(link, pb.FromNode.FromString(message))
+        except DecodeError:
+            log.warning("closing the stream of %s: it sent bytes that are no message", member)
         finally:
             link.outbox.put_nowait(None)
             writer.cancel()
@@ -216,6 +220,13 @@ class Streams:
         return answers(gathering)
 
 
-async def _write(link: Link, context: grpc.aio.ServicerContext[pb.FromNode, bytes]) -> None:
+async def _write(link: Link, context: grpc.aio.ServicerContext[pb.Packet, pb.Packet]) -> None:
+    """Send what waits, all of it at once: what a second write costs is mostly the write."""
     while (message := await link.outbox.get()) is not None:
-        await context.write(message)
+        packet = pb.Packet(messages=[message])
+        while not link.outbox.empty():
+            message = link.outbox.get_nowait()
+            if message is None:
+                return
+            packet.messages.append(message)
+        await context.write(packet)

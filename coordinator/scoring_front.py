@@ -132,7 +132,11 @@ class ScoringFront:
             (
                 grpc.method_handlers_generic_handler(
                     NODES_SERVICE,
-                    {"Attend": grpc.stream_stream_rpc_method_handler(self._attend, pb.FromNode.FromString, None)},
+                    {
+                        "Attend": grpc.stream_stream_rpc_method_handler(
+                            self._attend, pb.Packet.FromString, pb.Packet.SerializeToString
+                        )
+                    },
                 ),
                 grpc.method_handlers_generic_handler(
                     SERVICE,
@@ -187,7 +191,7 @@ class ScoringFront:
             found = self._peers[pem] = (self._members.member_of(key), self._clients.member_of(key))
         return found
 
-    async def _attend(self, _frames: object, context: grpc.aio.ServicerContext[pb.FromNode, bytes]) -> None:
+    async def _attend(self, _frames: object, context: grpc.aio.ServicerContext[pb.Packet, pb.Packet]) -> None:
         member, _ = self._peer(context)
         if member is None:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, "this certificate's key is not a member's")

@@ -6,12 +6,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+from google.protobuf.message import DecodeError
 
-from nodes.scoring import MAX_MESSAGE_BYTES, Reply, ScoringResponder
+from nodes.scoring import MAX_MESSAGE_BYTES, ScoringResponder
 from nodes.scoring_journal import Journal
 from protos.scoring.v1 import scoring_pb2 as pb
 
@@ -59,7 +61,9 @@ async def attend(
     stopped = asyncio.ensure_future(stop.wait())
     while not stop.is_set():
         async with grpc.aio.secure_channel(connection.address, connection.credentials(), options=OPTIONS) as channel:
-            call = channel.stream_stream(METHOD, response_deserializer=pb.ToNode.FromString)()
+            call = channel.stream_stream(
+                METHOD, request_serializer=pb.Packet.SerializeToString, response_deserializer=pb.Packet.FromString
+            )()
             session = asyncio.ensure_future(_Session(call, responder, journal).serve(on_online))
             await asyncio.wait({session, stopped}, return_when=asyncio.FIRST_COMPLETED)
             if stop.is_set():
@@ -79,13 +83,14 @@ async def attend(
 
 class _Session:
     def __init__(
-        self, call: grpc.aio.StreamStreamCall[bytes, pb.ToNode], responder: ScoringResponder, journal: Journal
+        self, call: grpc.aio.StreamStreamCall[pb.Packet, pb.Packet], responder: ScoringResponder, journal: Journal
     ) -> None:
         self._call = call
         self._responder = responder
         self._journal = journal
-        self._writing = asyncio.Lock()
-        self._late: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.get_running_loop()
+        self._outbox: list[bytes] = []
+        self._waiting = asyncio.Event()
 
     async def serve(self, on_online: Callable[[], None] | None) -> bool:
         """Serve until the stream ends; true if the gateway had admitted this node."""
@@ -93,39 +98,39 @@ class _Session:
         log.info("online at the scoring gateway")
         if on_online is not None:
             on_online()
-        while (message := await self._call.read()) is not grpc.aio.EOF:
-            reply = self._responder.handle(message)
-            if reply is None:
-                continue
-            durable = asyncio.get_running_loop().create_future() if reply.ticket else None
-            if durable is None or self._journal.when_durable(reply.ticket, _setter(durable)):
-                await self._send(reply)
-            else:
-                task = asyncio.create_task(self._send_when(durable, reply))
-                self._late.add(task)
-                task.add_done_callback(self._late.discard)
+        writer = asyncio.create_task(self._write())
+        try:
+            while (packet := await self._call.read()) is not grpc.aio.EOF:
+                for message in packet.messages:
+                    self._answer(pb.ToNode.FromString(message))
+        except DecodeError:
+            log.warning("the gateway sent bytes that are no message; connecting again")
+            self._call.cancel()
+        finally:
+            writer.cancel()
         return True
 
-    async def _send_when(self, durable: asyncio.Future[None], reply: Reply) -> None:
-        await durable
-        await self._send(reply)
-
-    async def _send(self, reply: Reply) -> None:
+    def _answer(self, message: pb.ToNode) -> None:
+        reply = self._responder.handle(message)
+        if reply is None:
+            return
         data = reply.message.SerializeToString()
-        async with self._writing:
-            await self._call.write(data)
+        if not reply.ticket or self._journal.when_durable(reply.ticket, lambda: self._later(data)):
+            self._send(data)
 
+    def _send(self, data: bytes) -> None:
+        self._outbox.append(data)
+        self._waiting.set()
 
-def _setter(durable: asyncio.Future[None]) -> Callable[[], None]:
-    """Completes a future from the journal's thread."""
-    loop = durable.get_loop()
+    def _later(self, data: bytes) -> None:
+        """From the journal's thread: the entry is on the disk, the answer may leave."""
+        with suppress(RuntimeError):  # the loop has ended in between
+            self._loop.call_soon_threadsafe(self._send, data)
 
-    def done() -> None:
-        loop.call_soon_threadsafe(_complete, durable)
-
-    return done
-
-
-def _complete(durable: asyncio.Future[None]) -> None:
-    if not durable.done():
-        durable.set_result(None)
+    async def _write(self) -> None:
+        """Send what waits, all of it at once."""
+        while True:
+            await self._waiting.wait()
+            self._waiting.clear()
+            messages, self._outbox = self._outbox, []
+            await self._call.write(pb.Packet(messages=messages))

@@ -67,9 +67,12 @@ class LocalNode:
         """The node's next message, or the end of its stream."""
         return await self.to_gateway.get()
 
-    async def write(self, data: bytes) -> None:
-        """A message of the gateway: answer it, unless a fault says otherwise."""
-        message = pb.ToNode.FromString(data)
+    async def write(self, packet: pb.Packet) -> None:
+        """Messages of the gateway: answer them, unless a fault says otherwise."""
+        for data in packet.messages:
+            self._take(pb.ToNode.FromString(data))
+
+    def _take(self, message: pb.ToNode) -> None:
         self.seen.append(message)
         if self.dies is not None and self.dies(message):
             self.end()
@@ -82,7 +85,7 @@ class LocalNode:
         if reply.ticket:
             self.journal.wait(reply.ticket)
         self.sent.append(reply.message)
-        self.to_gateway.put_nowait(reply.message)
+        self.to_gateway.put_nowait(pb.Packet(messages=[reply.message.SerializeToString()]))
 
     def end(self) -> None:
         """End the stream, as a killed process does."""

@@ -90,25 +90,33 @@ def connection(folder: Path, member: str, port: int) -> GatewayConnection:
 
 async def run_relay(folder: Path, num_nodes: int, port: int) -> None:
     """Send what is asked to every node, wait for all, answer."""
-    streams: list[grpc.aio.ServicerContext[bytes, bytes]] = []
+    outboxes: list[asyncio.Queue[bytes]] = []
     waiting: dict[bytes, tuple[list[int], asyncio.Future[bytes]]] = {}
     numbers = itertools.count()
 
     async def attend(_frames: object, context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
-        streams.append(context)
-        if len(streams) == num_nodes:
+        outbox: asyncio.Queue[bytes] = asyncio.Queue()
+        outboxes.append(outbox)
+        writer = asyncio.create_task(write(outbox, context))  # one write at a time on a stream
+        if len(outboxes) == num_nodes:
             print("complete", flush=True)
         while (message := await context.read()) is not grpc.aio.EOF:
             left, done = waiting[message[:_RELAY_ID_BYTES]]
             left[0] -= 1
             if not left[0]:
                 done.set_result(message)
+        writer.cancel()
+
+    async def write(outbox: asyncio.Queue[bytes], context: grpc.aio.ServicerContext[bytes, bytes]) -> None:
+        while True:
+            await context.write(await outbox.get())
 
     async def ask(message: bytes, _context: object) -> bytes:
         name = next(numbers).to_bytes(_RELAY_ID_BYTES, "little")
         done = asyncio.get_running_loop().create_future()
         waiting[name] = ([num_nodes], done)
-        await asyncio.gather(*(stream.write(name + message) for stream in streams))
+        for outbox in outboxes:
+            outbox.put_nowait(name + message)
         answer = await done
         del waiting[name]
         return bytes(answer)

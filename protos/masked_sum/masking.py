@@ -10,7 +10,6 @@ import hmac
 from collections.abc import Iterable
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.hashes import SHA512
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -23,7 +22,6 @@ from protos.sealed_sum.secret import AeadKey, MaskSeed, SecretBytes
 
 Vector = NDArray[np.uint64]
 _LOW, _HIGH = bytes(12), bytes(11) + b"\x01"
-_NO_NONCE = bytes(16)
 
 
 class PairKey(SecretBytes):
@@ -91,12 +89,14 @@ def commitment(seed: bytes, request_digest: bytes) -> bytes:
 
 
 def expand(seed: MaskSeed, length: int) -> Vector:
-    """`length` words uniform modulo 2^64: ChaCha20 keystream (RFC 8439, zero nonce, counter from zero).
+    """`length` words uniform modulo 2^64: ChaCha20 keystream (RFC 8439, zero nonce, counter from one).
 
-    The nonce is fixed because a seed belongs to one vector of one request: never expand it for another purpose.
+    Taken as the encryption of zeros by ChaCha20-Poly1305 without its tag: the same keystream as the bare cipher's, at
+    a quarter of the library's price for a short vector. The nonce is fixed because a seed belongs to one vector of
+    one request: never expand it for another purpose.
     """
-    stream = Cipher(algorithms.ChaCha20(seed.raw, _NO_NONCE), mode=None).encryptor()
-    return np.frombuffer(stream.update(bytes(8 * length)), dtype="<u8")
+    stream = ChaCha20Poly1305(seed.raw).encrypt(_LOW, bytes(8 * length), None)
+    return np.frombuffer(stream, dtype="<u8", count=length)
 
 
 def add_pairwise(total: Vector, member: str, pairwise: Iterable[tuple[str, MaskSeed]]) -> None:

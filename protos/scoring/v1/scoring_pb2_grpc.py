@@ -157,8 +157,8 @@ class ScoringNodesStub:
         """
         self.Attend = channel.stream_stream(
                 '/protos.scoring.v1.ScoringNodes/Attend',
-                request_serializer=protos_dot_scoring_dot_v1_dot_scoring__pb2.FromNode.SerializeToString,
-                response_deserializer=protos_dot_scoring_dot_v1_dot_scoring__pb2.ToNode.FromString,
+                request_serializer=protos_dot_scoring_dot_v1_dot_scoring__pb2.Packet.SerializeToString,
+                response_deserializer=protos_dot_scoring_dot_v1_dot_scoring__pb2.Packet.FromString,
                 _registered_method=True)
 
 
@@ -178,8 +178,8 @@ def add_ScoringNodesServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Attend': grpc.stream_stream_rpc_method_handler(
                     servicer.Attend,
-                    request_deserializer=protos_dot_scoring_dot_v1_dot_scoring__pb2.FromNode.FromString,
-                    response_serializer=protos_dot_scoring_dot_v1_dot_scoring__pb2.ToNode.SerializeToString,
+                    request_deserializer=protos_dot_scoring_dot_v1_dot_scoring__pb2.Packet.FromString,
+                    response_serializer=protos_dot_scoring_dot_v1_dot_scoring__pb2.Packet.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -209,8 +209,8 @@ class ScoringNodes:
             request_iterator,
             target,
             '/protos.scoring.v1.ScoringNodes/Attend',
-            protos_dot_scoring_dot_v1_dot_scoring__pb2.FromNode.SerializeToString,
-            protos_dot_scoring_dot_v1_dot_scoring__pb2.ToNode.FromString,
+            protos_dot_scoring_dot_v1_dot_scoring__pb2.Packet.SerializeToString,
+            protos_dot_scoring_dot_v1_dot_scoring__pb2.Packet.FromString,
             options,
             channel_credentials,
             insecure,
