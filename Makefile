@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt 'torch==2.13.0' -e . --group dev
 	@touch $@
 
-demo: $(STAMP)  ## five banks train one credit model over mutual TLS, in front of you (about 3 minutes)
+demo: $(STAMP)  ## five banks train one credit model over mutual TLS, in front of you (about a minute)
 	$(BIN)/tallystick demo
 
 test: $(STAMP)  ## every test that needs Python and make alone

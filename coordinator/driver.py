@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from coordinator.engine.steps import Steps
 from coordinator.epoch_opening import EpochOpening, parse_reply
@@ -29,6 +30,9 @@ from protos.sealed_sum.epoch import EpochView
 from protos.sealed_sum.keys import SigningKey
 
 log = logging.getLogger(__name__)
+
+RECONNECT_PATIENCE_S = 15.0
+"""How long a run that is taken up again waits for its members to connect again; nodes try every few seconds."""
 
 
 @dataclass(frozen=True)
@@ -115,23 +119,35 @@ class RunDriver:
         try:
             return self._drive(stored)
         except UserError as failure:
-            self.end(run_id, f"failed: {failure}"[:500])
-            self._store.set_status(run_id, "failed", str(failure))
-            self._announce(run_id, "failed", reason=str(failure))
+            self._close(run_id, "failed", reason=str(failure))
             raise
 
-    def end(self, run_id: str, reason: str) -> None:
-        """Tell every connected member that the run is over: it deletes the epoch's keys (rule A10)."""
+    def end(self, run_id: str) -> None:
+        """Tell every connected member that a run is over: it deletes the epoch's keys (rule A10).
+
+        Members that are away, or that do not answer, stay on the list of `CoordinatorStore.ends_to_tell`.
+        """
         stored = self._store.run(run_id)
         if stored is None or not stored.proposal:
             return
+        reason = f"failed: {stored.reason}"[:500] if stored.status == "failed" else stored.status
         cohort = EpochOpening.proposal(stored.proposal).cohort
         body = runs_pb2.EndRequest(
             run_id=run_id, reason=reason, operator_signature=sign_end(run_id, reason, self._identity.private)
         ).SerializeToString()
-        online = self._steps.online() & set(cohort)
-        if online:
-            self._steps.run_step("end", dict.fromkeys(sorted(online), body), deadline_s=5.0)
+        untold = self._steps.online() & set(cohort) - set(stored.told)
+        if untold:
+            outcome = self._steps.run_step("end", dict.fromkeys(sorted(untold), body), deadline_s=5.0)
+            for member, refusal in outcome.refusals.items():
+                log.warning("%s refused the end of %s: %s", member, run_id, refusal.sentence)
+            told = set(stored.told) | outcome.replies.keys() | outcome.refusals.keys()
+            self._store.set_told(run_id, tuple(sorted(told)), everybody=told >= set(cohort))
+
+    def _close(self, run_id: str, status: Literal["finished", "failed"], reason: str = "", **details: object) -> None:
+        """Record the end, then tell the members: a crash in between leaves them on the list of those to be told."""
+        log.info("%s: %s %s %s", run_id, status, reason, details)
+        self._store.close_run(run_id, status, self._now(), reason, **details)
+        self.end(run_id)
 
     def _drive(self, stored: StoredRun) -> RunOutcome:
         run_id = stored.run_id
@@ -147,6 +163,9 @@ class RunDriver:
             signed = opening.propose(run_id, RunRequest.from_bytes(stored.request))
             self._store.set_proposal(run_id, signed)
         proposal = opening.proposal(signed)
+        if stored.proposal:
+            # This process is a new one, and so are the members' connections: give them the time to come back.
+            self._steps.wait_online(proposal.cohort, deadline_s=RECONNECT_PATIENCE_S)
         announcements, confirmations = stored.announcements, stored.confirmations
         if not confirmations:
             announcements, confirmations = opening.open(signed)
@@ -190,7 +209,9 @@ class RunDriver:
                         f"{self._waiting.pause_limit_s:g} s; it is given up unopened, start a new run."
                     ) from None
                 continue
-            missed_since = None
+            if missed_since is not None:
+                missed_since = None
+                self._store.set_status(run_id, "running")
             dropped = sorted(set(view.cohort) - set(survivors))
             if dropped:
                 self._announce(run_id, "dropped", k=k, names=", ".join(dropped), members=dropped)
@@ -344,9 +365,7 @@ class RunDriver:
         In this order: a crash before the mark makes the next start ask the members once more, which they can answer
         only while they hold the run.
         """
-        self._store.set_status(run_id, "finished")
-        self.end(run_id, "finished")
-        self._announce(run_id, "finished", **details)
+        self._close(run_id, "finished", "", **details)
 
     def _announce(self, run_id: str, event: str, **details: object) -> None:
         log.info("%s: %s %s", run_id, event, details)

@@ -59,11 +59,12 @@ class StreamGrid(Grid):  # type: ignore[misc]  # flwr is not followed by the typ
 
     def get_node_ids(self) -> Iterable[int]:
         """Node ids of the members whose stream is open."""
-        return [self._node_ids[member] for member in self._hub.online() if member in self._node_ids]
+        node_ids = dict(self._node_ids)  # members may be admitted meanwhile
+        return [node_ids[member] for member in self._hub.online() if member in node_ids]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Send messages; an empty id stands for one whose destination is no admitted member's node."""
-        member_of = {node_id: member for member, node_id in self._node_ids.items()}
+        member_of = {node_id: member for member, node_id in dict(self._node_ids).items()}
         message_ids: list[str] = []
         for message in messages:
             member = member_of.get(message.metadata.dst_node_id)

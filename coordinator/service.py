@@ -9,6 +9,8 @@ import threading
 from collections.abc import Callable
 
 from coordinator.driver import RunDriver, Waiting
+from coordinator.engine.steps import Steps
+from coordinator.epoch_opening import EpochOpening
 from coordinator.evidence import build_and_write
 from coordinator.flower_superlink import SuperLinkService
 from coordinator.registry import Registry
@@ -55,6 +57,7 @@ def _serve(settings: CoordinatorSettings, announce: Callable[[str], None]) -> in
         state_dir=settings.state_dir / "fleet",
         listen_host=settings.listen_host,
         fleet_port=settings.fleet_port,
+        stream_port=settings.stream_port,
         certificate_path=settings.tls.certificate_path,
         key_path=settings.tls.key_path,
         ca_certificate_path=settings.tls.ca_certificate_path,
@@ -82,6 +85,7 @@ def _work(
     announce: Callable[[str], None],
 ) -> None:
     while not stop.is_set():
+        _tell_ends(settings, agreement, identity, store, fleet)
         stored = store.next_run()
         if stored is None:
             stop.wait(QUEUE_POLL_S)
@@ -93,11 +97,14 @@ def _work(
         except UserError as failure:
             announce(f"{stored.run_id}: failed: {failure}")
         except Exception:
+            if stop.is_set():
+                # The engine went away under the run; its checkpoint is on disk, and the next start takes it up.
+                log.info("run %s is left at its checkpoint", stored.run_id, exc_info=True)
+                return
             # The one place where anything at all may surface: the run is marked, the trace is in the log.
             log.exception("run %s", stored.run_id)
             reason = f"an internal error, see {settings.state_dir / 'coordinator.log'}"
-            store.set_status(stored.run_id, "failed", reason)
-            store.add_event(_now(), stored.run_id, "failed", reason=reason)
+            store.close_run(stored.run_id, "failed", _now(), reason)
             announce(f"{stored.run_id}: failed: {reason}")
 
 
@@ -110,22 +117,34 @@ def _drive(
     run_id: str,
 ) -> None:
     with fleet.open_run(run_id) as steps:
-        driver = RunDriver(
-            agreement,
-            identity,
-            store,
-            steps,
-            waiting=Waiting(step_deadline_s=settings.step_deadline_s),
-            now=_now,
-        )
-        for earlier, status, _ in store.runs():
-            if earlier != run_id and status in {"finished", "failed"}:
-                driver.end(earlier, status)  # again, for members that were away then; they ignore it otherwise
+        driver = _driver(settings, agreement, identity, store, steps)
         outcome = driver.run(run_id)
         folder = settings.state_dir / "runs" / run_id
         registry = Registry(settings.state_dir, settings.mlflow_tracking_uri)
         details = build_and_write(outcome, agreement, folder, registry, created_at=_now())
         driver.finish(run_id, **details)
+
+
+def _tell_ends(
+    settings: CoordinatorSettings,
+    agreement: Agreement,
+    identity: SigningKey,
+    store: CoordinatorStore,
+    fleet: SuperLinkService,
+) -> None:
+    """Tell members that were away when a run ended, now that they are back: they still hold its keys."""
+    for stored in store.ends_to_tell():
+        cohort = EpochOpening.proposal(stored.proposal).cohort
+        if fleet.online() & set(cohort) - set(stored.told):
+            with fleet.open_run(stored.run_id) as steps:
+                _driver(settings, agreement, identity, store, steps).end(stored.run_id)
+
+
+def _driver(
+    settings: CoordinatorSettings, agreement: Agreement, identity: SigningKey, store: CoordinatorStore, steps: Steps
+) -> RunDriver:
+    waiting = Waiting(step_deadline_s=settings.step_deadline_s)
+    return RunDriver(agreement, identity, store, steps, waiting=waiting, now=_now)
 
 
 def _now() -> str:

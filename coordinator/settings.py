@@ -50,6 +50,9 @@ class CoordinatorSettings(ClosedModel):
     """Address of the one listener that faces the members."""
     fleet_port: Annotated[int, Field(ge=0, le=65535)]
     """Its port; 0 takes any free one."""
+    stream_port: Annotated[int, Field(ge=0, le=65535)] = 0
+    """Port of the nodes' streams, which they learn from the fleet port; 0 takes any free one. Fix it where a firewall
+    stands between."""
     tls: CoordinatorTls
     members_dir: ResolvedPath
     """Folder of `<member>.crt`, the client certificates of the members that were admitted."""

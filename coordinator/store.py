@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +31,9 @@ create table if not exists runs (
     members text not null default '',
     announcements text not null default '',
     confirmations text not null default '',
-    reason text not null default ''
+    reason text not null default '',
+    told text not null default '',
+    end_known integer not null default 0
 ) strict;
 create table if not exists sums (
     run_id text not null references runs (run_id) on delete cascade,
@@ -66,6 +68,8 @@ class StoredRun:
     announcements: tuple[bytes, ...]
     confirmations: tuple[bytes, ...]
     reason: str
+    told: tuple[str, ...]
+    """Members that know that the run is over."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +105,13 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(json.loads(text)) if text else ()
 
 
+def _insert_event(db: sqlite3.Connection, at: str, run_id: str, event: str, details: Mapping[str, object]) -> None:
+    db.execute(
+        "insert into events (at, run_id, event, details) values (?, ?, ?, ?)",
+        (at, run_id, event, json.dumps(details, sort_keys=True)),
+    )
+
+
 class CoordinatorStore:
     """Durable state of the coordinator, shared by its driver and by `tallystick train` in another process.
 
@@ -118,7 +129,8 @@ class CoordinatorStore:
         try:
             self._db = sqlite3.connect(self._path, check_same_thread=False, isolation_level=None, timeout=30)
             self._db.execute("pragma journal_mode = wal")
-            self._db.execute(f"pragma synchronous = {'full' if survives_power_cut else 'off'}")
+            self._synchronous = "full" if survives_power_cut else "off"
+            self._db.execute(f"pragma synchronous = {self._synchronous}")
             self._db.execute("pragma foreign_keys = on")
             self._db.executescript(_SCHEMA)
             row = self._db.execute("select value from meta where key = 'schema'").fetchone()
@@ -162,14 +174,16 @@ class CoordinatorStore:
         """The run, or None."""
         with self._lock:
             row = self._db.execute(
-                "select run_id, request, status, proposal, announcements, confirmations, reason from runs "
+                "select run_id, request, status, proposal, announcements, confirmations, reason, told from runs "
                 "where run_id = ?",
                 (run_id,),
             ).fetchone()
         if row is None:
             return None
-        run, request, status, proposal, announcements, confirmations, reason = row
-        return StoredRun(run, request, status, proposal, _load(announcements), _load(confirmations), reason)
+        run, request, status, proposal, announcements, confirmations, reason, told = row
+        return StoredRun(
+            run, request, status, proposal, _load(announcements), _load(confirmations), reason, _names(told)
+        )
 
     def next_run(self) -> StoredRun | None:
         """The oldest run that is not over: one in progress before a queued one."""
@@ -189,6 +203,30 @@ class CoordinatorStore:
         """Record where the run stands and, where it failed or waits, why."""
         with self._transaction() as db:
             db.execute("update runs set status = ?, reason = ? where run_id = ?", (status, reason, run_id))
+
+    def close_run(
+        self, run_id: str, status: Literal["finished", "failed"], at: str, reason: str = "", **details: object
+    ) -> None:
+        """Record a run's end and its last event, both or neither: whoever follows the run must see it end."""
+        with self._transaction() as db:
+            db.execute("update runs set status = ?, reason = ? where run_id = ?", (status, reason, run_id))
+            _insert_event(db, at, run_id, status, {**({"reason": reason} if reason else {}), **details})
+
+    def set_told(self, run_id: str, members: tuple[str, ...], *, everybody: bool) -> None:
+        """Record who knows that the run is over; `everybody` says that no member of its cohort is left to tell."""
+        with self._transaction() as db:
+            db.execute(
+                "update runs set told = ?, end_known = ? where run_id = ?", (json.dumps(members), everybody, run_id)
+            )
+
+    def ends_to_tell(self) -> list[StoredRun]:
+        """Runs that are over and were proposed to members of whom some have not been told yet, oldest first."""
+        with self._lock:
+            rows = self._db.execute(
+                "select run_id from runs where status in ('finished', 'failed') and proposal <> x'' "
+                "and not end_known order by rowid"
+            ).fetchall()
+        return [stored for (run_id,) in rows if (stored := self.run(run_id)) is not None]
 
     def set_proposal(self, run_id: str, proposal: bytes) -> None:
         """Commit the signed proposal before it is sent: a restarted coordinator proposes the same run."""
@@ -248,12 +286,17 @@ class CoordinatorStore:
     # -- progress -------------------------------------------------------------------------------------
 
     def add_event(self, at: str, run_id: str, event: str, **details: object) -> None:
-        """Append a line of public progress; `tallystick train` follows it from another process."""
-        with self._transaction() as db:
-            db.execute(
-                "insert into events (at, run_id, event, details) values (?, ?, ?, ?)",
-                (at, run_id, event, json.dumps(details, sort_keys=True)),
-            )
+        """Append a line of public progress; `tallystick train` follows it from another process.
+
+        Nothing depends on it, so nobody waits for the disk: kill -9 loses no line, a power cut may lose the last ones.
+        """
+        with self._lock:
+            self._db.execute("pragma synchronous = normal")  # in WAL mode: no wait at commits
+            try:
+                with self._transaction() as db:
+                    _insert_event(db, at, run_id, event, details)
+            finally:
+                self._db.execute(f"pragma synchronous = {self._synchronous}")
 
     def events(self, run_id: str, after: int = 0) -> list[Event]:
         """Events of a run with an entry number above `after`."""

@@ -183,7 +183,7 @@ class SumRound:
             The sealed sum and the final survivors.
 
         Raises:
-            RunFailed: Too few members survive, or nobody's answers fit.
+            RunFailed: Too few members survive, or their shares do not rebuild what was committed to.
         """
         started = time.process_time()
         collecting = self._collect(k, contributions)
@@ -196,7 +196,11 @@ class SumRound:
         self._store.fix_survivors(self._view.run_id, k, contributions.purpose, closing.survivors)
         closing = self._seeds(k, closing, contributions.purpose)
         revealing = self._shares(k, closing.finalise())
-        sealed = revealing.finish()
+        try:
+            sealed = revealing.finish()
+        except SealedSumError as refusal:
+            # More wrong shares than can be told apart: U is frozen, so no other answers can be asked for.
+            raise RunFailed(f"Sum {k} was given up, nothing was opened: {refusal}; start a new run.") from None
         self._store.finish_sum(self._view.run_id, k, sealed)
         self.traffic.seconds["aggregate_cpu"] = (
             self.traffic.seconds.get("aggregate_cpu", 0.0) + time.process_time() - started

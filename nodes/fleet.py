@@ -16,7 +16,7 @@ import tenacity
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from nodes.fleet_errors import ConnectionLost, FleetError
+from nodes.fleet_errors import ConnectionLost, FleetError, certificate_refused
 from nodes.fleet_session import HEARTBEAT_S, Credentials, Session
 from nodes.flower_app import Handle, client_app
 
@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 
 LONGEST_WAIT_S = 5.0
 """Cap of the jittered, growing wait between attempts to connect."""
+
+HANG_UPS_OF_A_REFUSAL = 4
+"""The coordinator's TLS layer closes without a word when it does not accept a certificate. A crash looks the same once,
+but not so many times in a row: where nobody listens, connecting itself fails."""
 
 
 @dataclass(frozen=True)
@@ -86,11 +90,25 @@ def run_node(
 
 
 def _connect(connection: FleetConnection, credentials: Credentials, stop: threading.Event) -> Session | None:
-    """Open a session, trying until it succeeds; None if `stop` was set before."""
+    """Open a session, trying until it succeeds; None if `stop` was set before.
+
+    Raises:
+        FleetError: The coordinator does not accept this node.
+    """
+    hang_ups = 0
+
+    def open_session() -> Session:
+        nonlocal hang_ups
+        try:
+            return Session.open(connection.address, credentials, connection.state_dir)
+        except ConnectionLost as lost:
+            hang_ups = hang_ups + 1 if lost.hung_up else 0
+            if hang_ups >= HANG_UPS_OF_A_REFUSAL:
+                raise certificate_refused(connection.address) from lost
+            raise
 
     def before_sleep(state: tenacity.RetryCallState) -> None:
-        outcome = state.outcome
-        cause = outcome.exception() if outcome is not None else None
+        cause = state.outcome.exception() if state.outcome is not None else None
         level = logging.WARNING if state.attempt_number == 1 else logging.DEBUG
         logger.log(level, "cannot reach %s, trying on: %s", connection.address, cause)
 
@@ -103,7 +121,7 @@ def _connect(connection: FleetConnection, credentials: Credentials, stop: thread
         reraise=True,
     )
     with suppress(ConnectionLost):
-        return retrying(Session.open, connection.address, credentials, connection.state_dir)
+        return retrying(open_session)
     return None
 
 

@@ -8,6 +8,7 @@ from email.utils import parsedate_to_datetime
 import httpx
 
 from policies.errors import UserError
+from protos.fleet_stream.records import NOT_ADMITTED_HEADER
 
 
 class FleetError(UserError):
@@ -19,11 +20,13 @@ class ConnectionLost(Exception):
 
     Attributes:
         status: HTTP status of the coordinator's answer, if there was one.
+        hung_up: The TLS handshake succeeded on our side, and then the connection was closed without an answer.
     """
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, *, status: int | None = None, hung_up: bool = False) -> None:
         super().__init__(message)
         self.status = status
+        self.hung_up = hung_up
 
 
 def sort_error(error: httpx.HTTPError, address: str) -> FleetError | ConnectionLost:
@@ -44,15 +47,21 @@ def sort_error(error: httpx.HTTPError, address: str) -> FleetError | ConnectionL
         # With TLS 1.3 the server looks at our certificate after our side has finished the handshake, so that its
         # refusal arrives as an alert on the first read.
         if isinstance(cause, ssl.SSLError) and "ALERT" in (cause.reason or ""):
-            return FleetError(
-                f"{address} refused this node's certificate ({cause.reason}); it must be signed by the "
-                "coordinator's CA and still be valid: ask its operator."
-            )
-    return ConnectionLost(f"{type(error).__name__}: {error}")
+            return certificate_refused(address)
+    hung_up = isinstance(error, httpx.RemoteProtocolError | httpx.ReadError)
+    return ConnectionLost(f"{type(error).__name__}: {error}", hung_up=hung_up)
+
+
+def certificate_refused(address: str) -> FleetError:
+    """The coordinator's TLS layer does not accept this node's certificate."""
+    return FleetError(
+        f"{address} refused this node's certificate; it must be signed by the coordinator's CA and still be valid: "
+        "ask its operator for a new one."
+    )
 
 
 def _sort_status(response: httpx.Response, address: str) -> FleetError | ConnectionLost:
-    if response.status_code == httpx.codes.FORBIDDEN:
+    if response.status_code == httpx.codes.FORBIDDEN and NOT_ADMITTED_HEADER in response.headers:
         return FleetError(
             f"{address} has not admitted the key of this node's certificate; ask its operator to run "
             "`tallystick coordinator admit` with it."
@@ -62,7 +71,7 @@ def _sort_status(response: httpx.Response, address: str) -> FleetError | Connect
             f"{address} does not accept this node's signatures{_clock_difference(response)}; "
             "the clocks may differ by a few seconds at most: synchronise them (NTP)."
         )
-    return ConnectionLost(f"status {response.status_code}: {response.text[:200]}", response.status_code)
+    return ConnectionLost(f"status {response.status_code}: {response.text[:200]}", status=response.status_code)
 
 
 def _clock_difference(response: httpx.Response) -> str:

@@ -12,9 +12,10 @@ from typing import Self, TypeVar
 import grpc
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.app import Context, RecordDict
+from flwr.app import Context, Message, RecordDict
+from flwr.app.error import Error
 from flwr.clientapp import ClientApp
-from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL
+from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, ErrorCode
 from flwr.proto.fleet_pb2 import ActivateNodeRequest, DeactivateNodeRequest
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
 from flwr.proto.node_pb2 import Node
@@ -27,7 +28,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from nodes.fleet_errors import ConnectionLost, FleetError, sort_error
 from protos.fleet_stream.flower_messages import MessageRefused, from_bytes, to_bytes
-from protos.fleet_stream.frames import MAX_FRAME_MESSAGE_BYTES, Assembler, FrameRefused, split
+from protos.fleet_stream.frames import MAX_FRAME_MESSAGE_BYTES, MAX_MESSAGE_BYTES, Assembler, FrameRefused, split
 from protos.fleet_stream.records import STREAM_PORT_HEADER
 from protos.fleet_stream.v1.fleet_stream_pb2 import Frame
 from protos.fleet_stream.v1.fleet_stream_pb2_grpc import FleetStreamStub
@@ -39,6 +40,9 @@ HEARTBEAT_S = 20.0
 
 OPEN_TIMEOUT_S = 10.0
 """How long the coordinator may take to admit a stream."""
+
+REQUEST_TIMEOUT_S = 10.0
+"""For each socket operation of a request to Flower's routes, all of which are small."""
 
 OPTIONS = (
     ("grpc.max_receive_message_length", MAX_FRAME_MESSAGE_BYTES),
@@ -170,9 +174,15 @@ class Session:
         if context is None:
             logger.warning("ignoring a message of run %d, which is not running", message.metadata.run_id)
             return
-        reply = app(message, context)
-        reply.metadata.__dict__["_message_id"] = f"reply-{message_id}"
-        self._outgoing.put((message_id, to_bytes(reply)))
+        try:
+            answer = to_bytes(app(message, context))
+        except ValueError as error:  # the app has no function for this type of message
+            logger.warning("cannot answer a message: %s", error)
+            answer = _error_reply(message, "no such function")
+        if len(answer) > MAX_MESSAGE_BYTES:
+            logger.error("an answer of %d bytes is longer than a message may be", len(answer))
+            answer = _error_reply(message, "the answer is too long")
+        self._outgoing.put((message_id, answer))
 
     def _context(self, run_id: int) -> Context | None:
         """Context of a run that Flower says is running; None if it says otherwise."""
@@ -181,6 +191,8 @@ class Session:
             try:
                 self._fleet.call(self._fleet.client.GetRun, request)
             except ConnectionLost as lost:
+                if lost.status is None:
+                    raise  # nobody said that the run is over; the message comes again on the next stream
                 logger.info("asked for run %d: %s", run_id, lost)
                 return None
             self._contexts = {
@@ -203,6 +215,7 @@ class _Fleet:
                 self._stream_port,
             ],
             verify=credentials.tls,
+            timeout=REQUEST_TIMEOUT_S,
         )
 
     def call(self, method: Callable[..., ResponseT], request: object) -> ResponseT:
@@ -274,6 +287,10 @@ def _wait_admitted(call: "grpc.CallIterator[Frame]", address: str) -> None:
         if code in {grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED}:
             raise FleetError(f"{address} has not admitted the key of this node's certificate.")
         raise ConnectionLost(f"the stream was refused: {code}")
+
+
+def _error_reply(message: Message, reason: str) -> bytes:
+    return to_bytes(Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, reason), reply_to=message))
 
 
 def _frames(outgoing: "queue.SimpleQueue[tuple[str, bytes] | None]") -> Iterator[Frame]:

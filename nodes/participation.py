@@ -8,6 +8,8 @@ from collections.abc import Callable
 
 from models.features import TrainingData
 from models.horizontal import HorizontalProgram
+from models.metrics import OneClassError
+from models.program import ProgramError
 from nodes.membership import Membership
 from nodes.program import horizontal_program
 from nodes.released import released_table
@@ -71,7 +73,10 @@ class Participation:
         snapshot = store.blob(record.run_id, "snapshot")
         if snapshot:
             self._program.restore(snapshot)
-        self._last: OpenedRecord | None = None
+        # From disk, so that an upload sent again after a restart carries the same statistics as before.
+        openings = store.openings(record.run_id)
+        self._last: OpenedRecord | None = openings[-1] if openings else None
+        self._current_header: SumHeader | None = None
 
     # -- S1 and S3 --------------------------------------------------------------------------------------
 
@@ -130,6 +135,12 @@ class Participation:
         return message
 
     def _header(self) -> SumHeader:
+        """The next sum's header; it is built once, since every phase of the sum needs it and hashes the model."""
+        if self._current_header is None:
+            self._current_header = self._next_header()
+        return self._current_header
+
+    def _next_header(self) -> SumHeader:
         program = self._program
         return SumHeader(
             epoch_id=self._ready.epoch_id,
@@ -144,16 +155,20 @@ class Participation:
         )
 
     def _open(self, opening: runs_pb2.Opening) -> None:
+        self._require_sums_left()
         run_id, header, layout = self._proposal.run_id, self._header(), self._program.layout()
         try:
             opened = open_sum(self._ready, self._memory, header, layout, opening.sealed_sum)
-        except OpeningRefused as refusal:
-            if refusal.memory is not None:
-                self._store.save_memory(run_id, refusal.memory.to_bytes())
-                self._memory = refusal.memory
+        except OpeningRefused:
+            # The epoch is over (rule A4 iii): its keys go before the refusal leaves, so there is nothing left to ask.
+            self._store.end_run(run_id, f"sum {header.k} was not the sum of the named survivors")
             self._journal("opening refused", k=header.k)
             raise
-        statistics = self._program.absorb(opened.opened)
+        self._current_header = None  # from here on the program may have moved, also if something below fails
+        try:
+            statistics = self._program.absorb(opened.opened)
+        except (ProgramError, OneClassError) as problem:
+            raise StepRefused(f"Sum {header.k} was opened, but the run cannot go on: {problem}") from problem
         record = OpenedRecord(
             k=header.k,
             class_key=header.class_key().hex(),
@@ -195,6 +210,14 @@ class Participation:
         if k != self._next_k:
             raise StepRefused(
                 f"Expected a request about sum {self._next_k}, found one about sum {k}; ask again in order."
+            )
+        self._require_sums_left()
+
+    def _require_sums_left(self) -> None:
+        if self._program.finished:
+            raise StepRefused(
+                f"Run {self._proposal.run_id} has no sums left at this node, found a request about another one; "
+                "ask for its release."
             )
 
     # -- the end ----------------------------------------------------------------------------------------

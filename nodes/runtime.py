@@ -31,6 +31,7 @@ from policies.proposal import (
     verify_operator,
 )
 from protos.runs.v1 import runs_pb2
+from protos.sealed_sum.errors import SealedSumError
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
@@ -109,8 +110,12 @@ class NodeRuntime:
         with self._lock:
             try:
                 return handler(body).SerializeToString()
-            except UserError as refusal:
+            except (UserError, SealedSumError) as refusal:
                 log.warning("refused %s: %s", action, refusal)
+                raise
+            except BaseException:
+                # A write that failed half way may have left memory ahead of the disk; the disk is what counts.
+                self._participations.clear()
                 raise
 
     # -- before the run ---------------------------------------------------------------------------------

@@ -5,8 +5,8 @@ that depends on it leaves (rules A6, A8 and E4): the own contribution of a sum, 
 given, which survivor set was opened for an input class. The file holds secrets of the running key epochs;
 they are deleted when the run ends (rule A10).
 
-A copy restored from a backup could answer twice, so the file remembers which inode it was created as: a
-copy has another one, and every epoch that it still holds open is refused (DESIGN section 9).
+A copy restored from a backup could answer twice, so the file knows how old it is (`nodes.state_age`): every epoch
+that an older copy still holds open is refused (DESIGN section 9). Deleted keys are overwritten, not only forgotten.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from nodes.state_age import StateAge
 from policies.errors import UserError
 
 SCHEMA_VERSION: Final = 1
@@ -67,6 +68,11 @@ create table if not exists journal (
     details text not null
 ) strict;
 """
+
+_COUNT_COMMIT: Final = (
+    "insert into meta values ('commits', '1') "
+    "on conflict (key) do update set value = cast(cast(value as integer) + 1 as text) returning value"
+)
 
 
 class NodeStateRefused(UserError):
@@ -131,19 +137,23 @@ class NodeStore:
             self._db.execute("pragma journal_mode = wal")
             self._db.execute(f"pragma synchronous = {'full' if survives_power_cut else 'off'}")
             self._db.execute("pragma foreign_keys = on")
+            # Pages that held a key are overwritten with zeros when they are freed (rule A10).
+            self._db.execute("pragma secure_delete = on")
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
             raise NodeStateRefused(
                 f"Expected this node's state in {self._path}, found a file that SQLite cannot read ({error}); "
                 "move it away to start with an empty state: runs in progress are then lost to this node."
             ) from None
+        self._age = StateAge(state_dir)
         self._check_version()
-        self._refuse_a_restored_copy()
+        self._refuse_an_older_copy()
 
     def close(self) -> None:
         """Close the file; a later call on this object fails."""
         with self._lock:
             self._db.close()
+            self._age.close()
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -151,35 +161,47 @@ class NodeStore:
             self._db.execute("begin immediate")
             try:
                 yield self._db
+                (commits,) = self._db.execute(_COUNT_COMMIT).fetchone()
             except BaseException:
                 self._db.execute("rollback")
                 raise
             self._db.execute("commit")
+            self._age.record(int(commits))
 
     def _check_version(self) -> None:
         row = self._db.execute("select value from meta where key = 'schema'").fetchone()
         if row is None:
             with self._transaction() as db:
                 db.execute("insert into meta values ('schema', ?)", (str(SCHEMA_VERSION),))
+                # An empty state goes on counting: what came before it is older still.
+                db.execute("insert into meta values ('commits', ?)", (str(self._age.commits()),))
         elif row[0] != str(SCHEMA_VERSION):
             raise NodeStateRefused(
                 f"{self._path} has state version {row[0]}, this release reads version {SCHEMA_VERSION}; "
                 "run the release that wrote it, or start with an empty state folder."
             )
 
-    def _refuse_a_restored_copy(self) -> None:
-        status = self._path.stat()
-        here = f"{status.st_dev}:{status.st_ino}"
-        row = self._db.execute("select value from meta where key = 'inode'").fetchone()
+    def _refuse_an_older_copy(self) -> None:
+        stored = dict(self._db.execute("select key, value from meta where key in ('origin', 'commits')").fetchall())
+        here, counted = self._age.origin(), int(stored.get("commits", 0))
+        copied = stored.get("origin", here) != here or counted < self._age.commits()
         with self._transaction() as db:
-            db.execute("insert or replace into meta values ('inode', ?)", (here,))
-            if row is not None and row[0] != here:
+            db.execute("insert or replace into meta values ('origin', ?)", (here,))
+            if copied:
+                newest = str(max(counted, self._age.commits()))
+                db.execute("insert or replace into meta values ('commits', ?)", (newest,))
                 db.execute(
                     "update runs set phase = 'ended', state = x'', joined = x'', deals = x'', memory = x'', "
                     "end_reason = 'the state was restored from a copy, which may have answered already' "
                     "where phase <> 'ended'"
                 )
                 db.execute("delete from blobs where kind <> 'model'")
+        if copied:
+            self._forget_what_was_deleted()
+
+    def _forget_what_was_deleted(self) -> None:
+        """Empty the write-ahead log, which still holds earlier pages; not while another process reads it."""
+        self._db.execute("pragma wal_checkpoint(truncate)")
 
     # -- runs -----------------------------------------------------------------------------------------
 
@@ -255,6 +277,8 @@ class NodeStore:
                 (reason, run_id),
             )
             db.execute("delete from blobs where run_id = ? and kind <> 'model'", (run_id,))
+        with self._lock:
+            self._forget_what_was_deleted()
 
     # -- sums -----------------------------------------------------------------------------------------
 

@@ -169,7 +169,7 @@ class ModelTerms(ClosedModel):
     tower: Literal["additive", "neural"]
     bins: Annotated[int, Field(ge=2, le=256)] = 8
     hidden_units: Annotated[tuple[Annotated[int, Field(ge=1, le=65536)], ...], Field(max_length=8)] = ()
-    ridge: Annotated[float, Field(ge=0)]
+    ridge: Annotated[float, Field(ge=1e-3)]
     smoothness: Annotated[float, Field(ge=0)]
     pdo_points: Annotated[float, Field(gt=0)] = 20.0
     """Score points that double the odds good:bad."""

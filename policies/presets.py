@@ -42,29 +42,13 @@ GMSC_COLUMNS: Mapping[str, str] = MappingProxyType(
 _GMSC_FEATURES = (
     ("revolving_utilization", "number", "ratio", 0.0, 1e5, "REVOLVING_UTILIZATION", False),
     ("age", "integer", "years", 0.0, 120.0, "AGE_OF_BORROWER", False),
-    (
-        "past_due_30_59",
-        "integer",
-        "count",
-        0.0,
-        100.0,
-        "PAST_DUE_30_59_DAYS",
-        False,
-    ),
+    ("past_due_30_59", "integer", "count", 0.0, 100.0, "PAST_DUE_30_59_DAYS", False),
     ("debt_ratio", "number", "ratio", 0.0, 1e6, "DEBT_RATIO", False),
     ("monthly_income", "number", "USD per month", 0.0, 1e7, "MONTHLY_INCOME", True),
     ("open_credit_lines", "integer", "count", 0.0, 100.0, "OPEN_CREDIT_LINES", False),
     ("past_due_90", "integer", "count", 0.0, 100.0, "PAST_DUE_90_DAYS", False),
     ("real_estate_loans", "integer", "count", 0.0, 100.0, "REAL_ESTATE_LOANS", False),
-    (
-        "past_due_60_89",
-        "integer",
-        "count",
-        0.0,
-        100.0,
-        "PAST_DUE_60_89_DAYS",
-        False,
-    ),
+    ("past_due_60_89", "integer", "count", 0.0, 100.0, "PAST_DUE_60_89_DAYS", False),
     ("dependents", "integer", "persons", 0.0, 50.0, "NUMBER_OF_DEPENDENTS", True),
 )
 
@@ -140,7 +124,7 @@ def example_agreement(
         ),
         features=gmsc_features(role) if features is None else features,
         tasks=(gmsc_task(role),) if tasks is None else tasks,
-        model=ModelTerms(tower="additive", ridge=1.0, smoothness=0.5) if model is None else model,
+        model=ModelTerms(tower="additive", ridge=1.0, smoothness=20.0) if model is None else model,
         privacy=smallest_privacy_terms(len(members)) if privacy is None else privacy,
         release=ReleaseTerms(policy=release),
     )

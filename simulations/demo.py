@@ -43,7 +43,7 @@ from simulations.datasets import DataSet, load_data_set
 from simulations.dealing import DEMO_SHARES, deal_shares
 from simulations.processes import Processes
 
-MODEL = ModelTerms(tower="additive", bins=8, ridge=1.0, smoothness=0.5)
+MODEL = ModelTerms(tower="additive", bins=8, ridge=1.0, smoothness=20.0)
 SETTINGS = MethodSettings(method="newton", rounds=15)
 SKEW_COLUMN, SKEW_STRENGTH, SEED = "age", 0.9, 7
 START_DEADLINE_S = 90.0

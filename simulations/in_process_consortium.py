@@ -240,6 +240,16 @@ class _WatchedStore(CoordinatorStore):
     def add_event(self, at: str, run_id: str, event: str, **details: object) -> None:
         """Append a line of public progress."""
         super().add_event(at, run_id, event, **details)
+        self._tell(event, details)
+
+    def close_run(
+        self, run_id: str, status: Literal["finished", "failed"], at: str, reason: str = "", **details: object
+    ) -> None:
+        """Record a run's end and its last event."""
+        super().close_run(run_id, status, at, reason, **details)
+        self._tell(status, {**({"reason": reason} if reason else {}), **details})
+
+    def _tell(self, event: str, details: dict[str, object]) -> None:
         if self._on_event is not None:
             self._on_event(event, details)
 

@@ -129,10 +129,13 @@ class Processes:
     Args:
         log_dir: One `<name>.log` for each process.
         environment: Added to this process's own.
+        sample_usage: Whether memory and processor time are sampled all along, which takes some processor time itself:
+            a benchmark that has its own figures leaves it out.
     """
 
-    def __init__(self, log_dir: Path, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, log_dir: Path, environment: dict[str, str] | None = None, *, sample_usage: bool = True) -> None:
         self._log_dir = log_dir
+        self._sample_usage = sample_usage
         self._environment = {
             **os.environ,
             "PYTHONUNBUFFERED": "1",
@@ -145,12 +148,14 @@ class Processes:
 
     def __enter__(self) -> Self:
         self._log_dir.mkdir(parents=True, exist_ok=True)
-        self._sampler.start()
+        if self._sample_usage:
+            self._sampler.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
-        self._sampler.join()
+        if self._sample_usage:
+            self._sampler.join()
         for process in self._processes.values():
             if process.exit_code is None and process.pid:
                 os.kill(process.pid, signal.SIGTERM)  # all at once; each is waited for below

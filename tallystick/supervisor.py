@@ -24,9 +24,9 @@ EXIT_CRASHED: Final = 70
 """Exit code of a supervised service that met a bug: 1 would say that it ended with a sentence (BSD's EX_SOFTWARE)."""
 RESTART_OPTION: Final = "--restart"
 
-FIRST_WAIT_S: Final = 0.25
+FIRST_WAIT_S: Final = 0.1
 LONGEST_WAIT_S: Final = 30.0
-STEADY_AFTER_S: Final = 60.0
+STEADY_AFTER_S: Final = 20.0
 """A service that lived this long starts the series of waits anew."""
 
 _FINAL_EXIT_CODES: Final = frozenset({0, 1, 2})

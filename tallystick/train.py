@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-EXAMPLE = """Example:
-
-  tallystick train --settings coordinator.toml --task credit --purpose credit-model-training --method newton
-"""
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-def command(
+@app.command(
+    epilog="Example: tallystick train --settings coordinator.toml --task credit --purpose credit-model-training"
+)
+def train(
     settings: Annotated[Path, typer.Option(help="The coordinator's settings file.")],
     task: Annotated[str, typer.Option(help="Task of the agreement.")],
     purpose: Annotated[str, typer.Option(help="Purpose that the agreement allows for the task.")],
@@ -38,8 +38,10 @@ def command(
     from coordinator.request import RequestRefused, RunRequest
     from coordinator.settings import load_coordinator_settings
     from coordinator.store import CoordinatorStore
+    from policies.closed_model import shown_path
     from policies.errors import UserError
     from policies.proposal import MethodSettings
+    from policies.state_lock import is_served
     from tallystick.progress import RunProgress
 
     try:
@@ -62,7 +64,13 @@ def command(
         first = error.errors(include_input=False, include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"]).replace("_", "-")
         raise RequestRefused(f"--{where}: {first['msg'].lower()}; correct the option and run again.") from None
-    store = CoordinatorStore(load_coordinator_settings(settings).state_dir)
+    state_dir = load_coordinator_settings(settings).state_dir
+    if not is_served(state_dir):
+        raise UserError(
+            f"Expected a running coordinator for {shown_path(settings)}, found none; start it with"
+            " `tallystick coordinator run` on this machine, then propose the run again."
+        )
+    store = CoordinatorStore(state_dir)
     run_id = f"run-{secrets.token_hex(6)}"
     store.queue_run(run_id, request.to_bytes())
     with RunProgress(rounds, plain=as_json) as progress:

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from cryptography import x509
@@ -92,8 +93,12 @@ class Admitted:
 
     def _read_stamp(self) -> tuple[tuple[str, int, int], ...]:
         """Name, size and time of change of each certificate file; a new stamp means a changed folder."""
-        files = [(path, path.stat()) for path in sorted(self._members_dir.glob("*.crt"))]
-        return tuple((path.name, status.st_size, status.st_mtime_ns) for path, status in files)
+        stamp: list[tuple[str, int, int]] = []
+        for path in sorted(self._members_dir.glob("*.crt")):
+            with suppress(FileNotFoundError):  # removed since it was listed
+                status = path.stat()
+                stamp.append((path.name, status.st_size, status.st_mtime_ns))
+        return tuple(stamp)
 
     def _read_keys(self, names: list[str]) -> dict[str, bytes]:
         keys: dict[str, bytes] = {}

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, cast
 
 from cryptography import x509
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from coordinator.engine.admitted import Admitted, CertificateRefused, public_key_pem
-from protos.fleet_stream.records import STREAM_PORT_HEADER
+from protos.fleet_stream.records import NOT_ADMITTED_HEADER, STREAM_PORT_HEADER
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -18,6 +18,8 @@ Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 FLEET_PREFIX = "/v1/fleet/"
+NOT_ADMITTED = (NOT_ADMITTED_HEADER.encode(), b"1")
+
 PEER_KEY = "tallystick.peer_key"
 """Scope entry: public key (PEM) of the client certificate this connection was opened with."""
 
@@ -42,6 +44,13 @@ class PeerKeyProtocol(HttpToolsProtocol):
         """Put the key beside what uvicorn puts into each request's scope."""
         super().on_message_begin()
         cast("Scope", self.scope)[PEER_KEY] = self.peer_key
+
+    def shutdown(self) -> None:
+        """Close an idle connection at once: a TLS goodbye would outlive the event loop."""
+        super().shutdown()
+        cycle = cast("RequestResponseCycle | None", self.cycle)  # None before the first request
+        if cycle is None or cycle.response_complete:
+            self.transport.abort()
 
 
 class Gate:
@@ -70,9 +79,9 @@ class Gate:
         elif scope["type"] != "http" or not scope["path"].startswith(FLEET_PREFIX):
             await _answer(send, 404, b"not found")
         elif self._admitted.member_of(scope[PEER_KEY]) is None:
-            await _answer(send, 403, b"this certificate's key is not admitted")
+            await _answer(send, 403, b"this certificate's key is not admitted", NOT_ADMITTED)
         elif not self._signs_with_certificate_key(scope):
-            await _answer(send, 403, b"requests must be signed with the key of the client certificate")
+            await _answer(send, 403, b"sign requests with the client certificate's key", NOT_ADMITTED)
         else:
             await self._app(scope, receive, self._with_stream_port(send))
 
@@ -94,7 +103,7 @@ class Gate:
         return send_with_header
 
 
-async def _answer(send: Send, status: int, text: bytes) -> None:
-    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode())]
+async def _answer(send: Send, status: int, text: bytes, *more: tuple[bytes, bytes]) -> None:
+    headers = [(b"content-type", b"text/plain"), (b"content-length", str(len(text)).encode()), *more]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": text})

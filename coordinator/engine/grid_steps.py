@@ -89,7 +89,7 @@ class GridSteps:
     def online(self) -> frozenset[str]:
         """See `Steps.online`."""
         connected = set(self.grid.get_node_ids())
-        return frozenset(member for member, node_id in self.node_ids.items() if node_id in connected)
+        return frozenset(member for member, node_id in dict(self.node_ids).items() if node_id in connected)
 
     def wait_online(self, members: Collection[str], *, deadline_s: float) -> frozenset[str]:
         """See `Steps.wait_online`."""

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 
-from protos.fleet_stream.frames import split
+from protos.fleet_stream.frames import MAX_MESSAGE_BYTES, FrameRefused, split
 from protos.fleet_stream.v1.fleet_stream_pb2 import Frame
 
 logger = logging.getLogger(__name__)
@@ -97,7 +97,13 @@ class Hub:
             return frozenset(self._links)
 
     def push(self, member: str, message_id: str, message: bytes, ttl_s: float) -> None:
-        """Send a message to a member, now or when it connects, as long as it lives."""
+        """Send a message to a member, now or when it connects, as long as it lives.
+
+        Raises:
+            FrameRefused: The message is longer than a node accepts.
+        """
+        if len(message) > MAX_MESSAGE_BYTES:
+            raise FrameRefused(f"a message holds at most {MAX_MESSAGE_BYTES} bytes, this one has {len(message)}")
         with self._changed:
             self._expire()
             self._outstanding[message_id] = _Outstanding(member, message, self._clock() + ttl_s)

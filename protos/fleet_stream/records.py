@@ -24,5 +24,8 @@ SENTENCE = "sentence"
 INTERNAL_ERROR = "InternalError"
 """Refusal code of a failure whose details stay in the node's own log."""
 
+NOT_ADMITTED_HEADER = "tallystick-not-admitted"
+"""Response header of a 403 that concerns the node's key; Flower's own 403 concerns a run."""
+
 STREAM_PORT_HEADER = "tallystick-stream-port"
 """Response header of the fleet port: where the stream is served, so that a node is configured with one address."""

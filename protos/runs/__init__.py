@@ -1,0 +1,1 @@
+"""Messages of a run between the coordinator and the nodes."""

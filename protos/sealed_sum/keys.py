@@ -80,6 +80,9 @@ def agree(secret: AgreementSecret, peer_public_key: bytes, peer: str) -> SharedS
     Raises:
         WeakKey: The result is all zeros: the peer's key has small order (RFC 7748, section 6.1).
     """
+    known = secret.agreed.get(peer_public_key)
+    if known is not None:
+        return known
     try:
         shared = X25519PrivateKey.from_private_bytes(secret.raw).exchange(
             X25519PublicKey.from_public_bytes(peer_public_key)
@@ -88,7 +91,7 @@ def agree(secret: AgreementSecret, peer_public_key: bytes, peer: str) -> SharedS
         raise WeakKey(
             f"expected an X25519 key of full order from {peer}, found one that agrees on zeros; refuse that member"
         ) from error
-    return SharedSecret(shared)
+    return secret.agreed.setdefault(peer_public_key, SharedSecret(shared))
 
 
 def derive(shared: SecretBytes, kind: type[_Derived], *, salt: bytes, info: bytes) -> _Derived:

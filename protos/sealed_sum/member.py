@@ -178,8 +178,9 @@ def reveal_seeds(
     if both and header.k == memory.last_k:
         raise SeedAndShareRefused(peers=both)
     current = memory.ask(state, header, survivors, dropped)
-    if current.share_reply:
-        raise SurvivorSetRefused("expected no seed request after the shares were given, found one; start a new sum")
+    if current.share_reply and not frozenset(dropped) <= current.seeds_revealed_for:
+        # The very seeds given before may be asked for again: a coordinator that was killed has lost them.
+        raise SurvivorSetRefused("expected no new seed request after the shares were given, found one; start a new sum")
     if not dropped:
         raise SurvivorSetRefused("expected dropped members in a seed request, found none; ask for shares instead")
     h_k = header.digest()

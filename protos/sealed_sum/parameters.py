@@ -12,7 +12,7 @@ from protos.sealed_sum.canonical import digest
 
 POLY_MODULUS_DEGREE: Final = 4096
 COEFF_MOD_BIT_SIZES: Final = (36, 36, 37)
-# The largest prime = 1 mod 8192 for which SEAL's noise still allows `MAX_COHORT` additions; below 2^52.
+# The largest prime = 1 mod 8192 (so that 4,096 slots exist) below 2^52.
 PLAIN_MODULUS: Final = 4503599627149313
 # Residue primes of a ciphertext, and of the secret key (which carries one more).
 PRIMES: Final = (68719230977, 68719403009)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import ClassVar, NoReturn, Self
 
 
@@ -45,6 +46,14 @@ class SharedSecret(SecretBytes):
 
 class AgreementSecret(SecretBytes):
     """An X25519 private key of one epoch."""
+
+    @cached_property
+    def agreed(self) -> dict[bytes, SharedSecret]:
+        """Results of its exchanges by peer's public key: one exchange a peer and epoch, not several a sum.
+
+        They live as long as the key itself, and are worth no more than the key to whoever could read them.
+        """
+        return {}
 
 
 class AeadKey(SecretBytes):

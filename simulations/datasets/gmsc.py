@@ -16,44 +16,23 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
 from policies.agreement import Feature
-from simulations.datasets.data_set import ID_COLUMN, DataSet, integer, number
+from policies.presets import GMSC_COLUMNS, gmsc_features, gmsc_task
+from simulations.datasets.data_set import ID_COLUMN, DataSet
 from simulations.datasets.locations import cache_folder, shared_file
 from simulations.datasets.published_wheel import WheelFile, cached_wheel_file
 
 NAME: Final = "gmsc"
-LABEL: Final = "serious_delinquency"
-HORIZON_MONTHS: Final = 24
+LABEL: Final = gmsc_task().label
+HORIZON_MONTHS: Final = gmsc_task().horizon_months
 NUM_ROWS: Final = 150_000
 OTHERWISE: Final = "use the synthetic population (`--data synthetic`)"
 
 COLUMNS: Final[Mapping[str, str]] = {
-    "RevolvingUtilizationOfUnsecuredLines": "revolving_utilization",
-    "age": "age",
-    "NumberOfTime30-59DaysPastDueNotWorse": "past_due_30_59",
-    "DebtRatio": "debt_ratio",
-    "MonthlyIncome": "monthly_income",
-    "NumberOfOpenCreditLinesAndLoans": "open_credit_lines",
-    "NumberOfTimes90DaysLate": "past_due_90",
-    "NumberRealEstateLoansOrLines": "real_estate_loans",
-    "NumberOfTime60-89DaysPastDueNotWorse": "past_due_60_89",
-    "NumberOfDependents": "dependents",
+    column: name for column, name in GMSC_COLUMNS.items() if name not in {ID_COLUMN, LABEL}
 }
 """Column of the published file -> feature of the contract."""
 
-# The ranges are public, and wide enough for all 150,000 rows: one age of 0, the codes 96 and 98 among the past-due
-# counts, debt "ratios" that are amounts where the income is missing.
-FEATURES: Final[tuple[Feature, ...]] = (
-    number("revolving_utilization", "ratio", 0, 100_000),
-    integer("age", "years", 0, 120),
-    integer("past_due_30_59", "count", 0, 99),
-    number("debt_ratio", "ratio", 0, 1_000_000),
-    number("monthly_income", "USD per month", 0, 10_000_000, missing_allowed=True),
-    integer("open_credit_lines", "count", 0, 100),
-    integer("past_due_90", "count", 0, 99),
-    integer("real_estate_loans", "count", 0, 100),
-    integer("past_due_60_89", "count", 0, 99),
-    integer("dependents", "persons", 0, 50, missing_allowed=True),
-)
+FEATURES: Final[tuple[Feature, ...]] = gmsc_features("bank")
 
 ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "bank": ("revolving_utilization", "age", "debt_ratio", "monthly_income", "dependents"),

@@ -318,8 +318,17 @@ def test_a6_survivors_only_shrink_and_are_frozen_by_the_shares(wide):
     with pytest.raises(SeedAndShareRefused):
         wide.shares(twice.memory, second)
     assert wide.shares(shares.memory, first, second).message == shares.message
+    again = wide.seeds(shares.memory, first, second)  # a coordinator that was killed has lost them
+    assert (again.message, again.memory) == (twice.message, shares.memory)
+
+
+def test_a6_after_the_shares_no_seed_is_given_that_was_not_given_before(wide):
+    gone = wide.cohort[5]
+    shares = wide.shares(wide.memory, gone)  # S2a never reached this node
     with pytest.raises(SurvivorSetRefused, match="after the shares"):
-        wide.seeds(shares.memory, first, second)
+        wide.seeds(shares.memory, gone)
+    with pytest.raises(SeedAndShareRefused):
+        wide.seeds(shares.memory, gone, wide.cohort[4])
 
 
 def test_a6_a_second_survivor_set_is_refused_once_shares_were_given(wide):

