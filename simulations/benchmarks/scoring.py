@@ -5,7 +5,6 @@ Every answer is checked against the pooled computation over the members that its
 
 from __future__ import annotations
 
-import json
 import random
 import tempfile
 import threading
@@ -23,7 +22,7 @@ import numpy as np
 from models.score_slots import Slots
 from policies.errors import UserError
 from protos.scoring.v1 import scoring_pb2 as pb
-from simulations.machine import machine, versions
+from simulations.benchmarks.report import write_report
 from simulations.processes import Processes
 from simulations.scoring_consortium import CLIENT, LAYOUT, MODEL_VERSION, PURPOSE, TASK, ScoringConsortium, found
 
@@ -133,9 +132,7 @@ def command(json_path: Path | None = None, *, progress: Progress = print, **opti
     with tempfile.TemporaryDirectory(prefix="tallystick-bench-") as scratch:
         rows = run(Path(scratch), progress=progress, **options)
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
-        report = {"bench": "scoring", "machine": machine(), "versions": versions(), "results": rows}
-        json_path.write_text(json.dumps(report, indent=1) + "\n")
+        write_report(json_path, "scoring", rows)
     return rows
 
 
@@ -342,7 +339,7 @@ def _is_right(score: pb.Score, truth: Slots) -> bool:
         return False
     if score.outcome != pb.SCORED:
         return not score.log_odds_64ths and not score.votes
-    return score.log_odds_64ths == truth[0] and list(score.votes) == truth[LAYOUT.votes].tolist()
+    return bool(score.log_odds_64ths == truth[0]) and list(score.votes) == truth[LAYOUT.votes].tolist()
 
 
 def _wrong_in_batch(reply: pb.ScoreBatchReply, truth: Slots) -> int:
