@@ -224,3 +224,58 @@ def test_one_attempt_number_more_changes_every_mask(audited):
     _, collected = audited.consortium.contribute(again, audited.values)
     for member in audited.cohort:
         assert np.all(collected.received[member].vector != audited.uploads[member])
+
+
+# ---- two requests about one entity (C1, C2) ----
+
+
+def two_requests(n, c, u, t, *, locked):
+    """Honest sets (S1, S2 = S1 without one member) that two requests can open, over every choice of survivor sets.
+
+    Each honest node is told any survivor set in each request, gives its seeds with the dropped in S2a, and gives its
+    shares in S2b or is not asked. With `locked`, a node that gave shares in the first request gives them in the
+    second for the same survivors alone: what the roster lock does. The search is exhaustive.
+    """
+    honest = list(range(n - c))
+    views = [frozenset(d) for size in range(n - u + 1) for d in itertools.combinations(honest, size)]
+    options = [[(d, gave) for d in views if j not in d for gave in (False, True)] for j in honest]
+    choices = list(itertools.product(*options))
+    opens = {
+        s: np.array([is_open(s, choice, honest, c, t) for choice in choices])
+        for size in range(1, len(honest) + 1)
+        for s in map(frozenset, itertools.combinations(honest, size))
+    }
+    codes = np.array([[(views.index(d), gave) for d, gave in choice] for choice in choices])
+    found = []
+    for larger, smaller in itertools.permutations(opens, 2):
+        if not (smaller < larger and len(larger - smaller) == 1):
+            continue
+        first, second = np.flatnonzero(opens[larger]), np.flatnonzero(opens[smaller])
+        for order in ((first, second), (second, first)):
+            before, after = codes[order[0]][:, None], codes[order[1]][None, :]
+            other_view = (before[..., 0] != after[..., 0]) & (before[..., 1] == 1) & (after[..., 1] == 1)
+            fine = ~other_view.any(axis=-1) if locked else np.ones((len(order[0]), len(order[1])), dtype=bool)
+            if fine.any():
+                found.append((larger, smaller))
+    return found
+
+
+def is_open(target, choice, honest, colluders, threshold):
+    for a in target:
+        if colluders + sum(gave and a not in d for j, (d, gave) in enumerate(choice) if j != a) < threshold:
+            return False
+        if not all(b in choice[a][0] or a in choice[b][0] for b in honest if b not in target):
+            return False
+    return True
+
+
+@pytest.mark.parametrize(("n", "c", "u", "t"), [(3, 1, 3, 2), (4, 1, 4, 3), (4, 0, 3, 2), (5, 1, 4, 3), (6, 2, 5, 4)])
+def test_c2_with_the_roster_lock_no_two_requests_differ_by_one_member(n, c, u, t):
+    Bounds(n, c, u, t)
+
+    assert two_requests(n, c, u, t, locked=True) == []
+
+
+@pytest.mark.parametrize(("n", "c", "u", "t"), [(4, 0, 3, 2), (5, 1, 4, 3), (6, 2, 5, 4)])
+def test_c1_without_the_lock_the_same_search_finds_a_member(n, c, u, t):
+    assert two_requests(n, c, u, t, locked=False)
