@@ -14,11 +14,7 @@ PACKAGES = ("coordinator", "models", "nodes", "policies", "protos", "simulations
 def test_import_contracts_hold():
     """`lint-imports` also runs in `make check`; here it is a test so that `make test` alone shows a breach."""
     done = subprocess.run(
-        [Path(sys.executable).parent / "lint-imports", "--no-cache"],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        check=False,
+        [Path(sys.executable).parent / "lint-imports", "--no-cache"], cwd=ROOT, capture_output=True, text=True, check=False
     )
 
     assert done.returncode == 0, done.stdout
@@ -43,11 +39,6 @@ def test_every_package_has_a_one_page_readme(package):
 def test_no_file_is_a_bag_of_leftovers():
     bags = {"utils.py", "common.py", "helpers.py", "misc.py"}
 
-    found = [
-        str(path.relative_to(ROOT))
-        for package in PACKAGES
-        for path in (ROOT / package).rglob("*.py")
-        if path.name in bags
-    ]
+    found = [str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py") if path.name in bags]
 
     assert found == []

@@ -41,9 +41,7 @@ def load_mutants() -> list[Mutant]:
             mutant = Mutant(**entry)
             occurrences = (ROOT / mutant.file).read_text().count(mutant.find)
             if occurrences != 1:
-                raise SystemExit(
-                    f"{table.name}: '{mutant.find}' occurs {occurrences} times in {mutant.file}, expected once"
-                )
+                raise SystemExit(f"{table.name}: '{mutant.find}' occurs {occurrences} times in {mutant.file}, expected once")
             mutants.append(mutant)
     return mutants
 
@@ -104,9 +102,7 @@ def main() -> int:
     survivors = 0
     with ThreadPoolExecutor(max_workers=max(1, os.cpu_count() or 1)) as pool:
         for mutant, (killed, output) in zip(mutants, pool.map(attack, mutants), strict=True):
-            print(
-                f"{'killed  ' if killed else 'SURVIVED'}  {mutant.claim}\n          by {mutant.killed_by}", flush=True
-            )
+            print(f"{'killed  ' if killed else 'SURVIVED'}  {mutant.claim}\n          by {mutant.killed_by}", flush=True)
             if not killed:
                 survivors += 1
                 print(output)
