@@ -6,9 +6,12 @@ import hashlib
 import json
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+from policies.agreement import Agreement
 
 STEPS_PER_LOG_ODDS = 64
 """Partial scores are rounded to 1/64 log-odds at the node (C9)."""
@@ -29,6 +32,11 @@ class ScoreSlots:
     reason_codes: tuple[str, ...] = ()
     evidence: tuple[str, ...] = ()
     scores: bool = True
+
+    @classmethod
+    def of_agreement(cls, agreement: Agreement) -> Self:
+        """Scores, with a vote for every reason code of the agreement in its order."""
+        return cls(tuple(dict.fromkeys(feature.reason_code for feature in agreement.features)))
 
     @cached_property
     def width(self) -> int:

@@ -6,10 +6,13 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
 from models.score_slots import ScoreSlots, Slots
+from policies.closed_model import shown_path
+from policies.errors import SettingsRefused
 from protos.masked_sum.masking import Vector
 from protos.masked_sum.member import signed_values
 from protos.masked_sum.request import TOKEN_BYTES, split_tokens
@@ -94,3 +97,26 @@ class EntityTable:
             non_zero = np.where(drawn == 0, np.uint64(_ANY_NON_ZERO), drawn)
             grid *= non_zero
         return vector
+
+
+def load_tables(folder: Path) -> dict[tuple[str, str], EntityTable]:
+    """(task, model version) -> table, from the files `<task>.<model version>.npz` of a folder.
+
+    Raises:
+        SettingsRefused: There is none, or one is no table.
+    """
+    tables = {}
+    for path in sorted(folder.glob("*.*.npz")):
+        task, version = path.name.removesuffix(".npz").split(".", 1)
+        try:
+            tables[task, version] = EntityTable.load(path)
+        except (OSError, ValueError, KeyError, BadZipFile) as error:
+            raise SettingsRefused(
+                f"{shown_path(path)}: expected a table of partial scores, found something else; make it again."
+            ) from error
+    if not tables:
+        raise SettingsRefused(
+            f"{shown_path(folder)}: expected a table `<task>.<model version>.npz` to answer scores from, found none; "
+            "put one there, or take the scoring table out of node.toml."
+        )
+    return tables
