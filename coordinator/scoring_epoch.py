@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 import grpc
@@ -33,6 +33,12 @@ class Link:
 
     member: str
     outbox: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
+    task: asyncio.Task[None] | None = field(default_factory=asyncio.current_task)
+
+    def close(self) -> None:
+        """End the stream."""
+        if self.task is not None:
+            self.task.cancel()
 
     def send(self, message: bytes) -> None:
         """Queue a message; order is kept."""
@@ -104,6 +110,14 @@ class Streams:
         """Members whose stream is open."""
         return frozenset(self._links)
 
+    def keep_only(self, admitted: Collection[str]) -> None:
+        """Close the streams of members that are admitted no more; new keys are made without them (A14)."""
+        for member, link in list(self._links.items()):
+            if member not in admitted:
+                log.warning("%s is admitted no more; its scoring stream is closed", member)
+                link.close()
+                self._changed.set()
+
     def push_revocations(self, signed: bytes) -> None:
         """Send a revocation list to every node, now and whenever one connects."""
         self.revocations.append(signed)
@@ -116,7 +130,8 @@ class Streams:
         previous = self._links.get(member)
         self._links[member] = link
         if previous is not None:
-            previous.outbox.put_nowait(None)
+            log.warning("%s connected again while its last stream was open; the last one is closed", member)
+            previous.close()
         await context.send_initial_metadata(())
         for signed in self.revocations:
             link.send(pb.ToNode(revocations=signed).SerializeToString())

@@ -173,6 +173,7 @@ class ScoringFront:
         """Admissions are read again, and health follows the epoch."""
         while True:
             self._peers.clear()
+            self._gateway.streams.keep_only(self._members.members())
             ready = self._gateway.streams.epoch is not None and bool(self._gateway.streams.online)
             status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
             for service in ("", SERVICE):

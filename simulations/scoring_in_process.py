@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import grpc
 
 from coordinator.scoring_gateway import GatewaySettings, NotAnswered, Question, ScoringGateway
+from models.score_slots import ScoreSlots
 from nodes.identity import load_identity
 from nodes.membership import Membership
 from nodes.scoring import ScoringResponder
@@ -107,11 +109,12 @@ class LocalScoring:
     nodes: dict[str, LocalNode] = field(default_factory=dict)
     policy_changes: dict[str, object] = field(default_factory=dict)
     skew_s: dict[str, float] = field(default_factory=dict)
+    layout: ScoreSlots = LAYOUT
     settings: GatewaySettings = field(default_factory=lambda: GatewaySettings(upload_s=0.3, reveal_s=0.3, hedge_s=0.1))
 
     async def start(self, *members: str) -> None:
         """Start the gateway, connect these members (all by default), and wait for their epoch."""
-        self.gateway = ScoringGateway(self.consortium.agreement, {TASK: LAYOUT}, self.settings, self.clock)
+        self.gateway = ScoringGateway(self.consortium.agreement, {TASK: self.layout}, self.settings, self.clock)
         self.gateway.streams.start()
         await self.connect(*(members or self.consortium.members))
 
@@ -129,7 +132,8 @@ class LocalScoring:
         node = self.nodes.pop(member)
         node.end()
         if node.task is not None:
-            await node.task
+            with suppress(asyncio.CancelledError):  # the gateway may have closed the stream before
+                await node.task
         node.journal.close()
 
     async def stop(self) -> None:

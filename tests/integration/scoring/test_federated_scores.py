@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 from coordinator.scoring_gateway import outcome_of
+from models.score_slots import ScoreSlots
+from nodes.scoring_tables import EntityTable
+from policies.fingerprints import fingerprint
 from policies.grants import issue_revocations
 from protos.masked_sum import masked_sum_pb2 as masked
 from protos.scoring.v1 import scoring_pb2 as pb
@@ -495,3 +498,45 @@ def test_journal_has_each_disclosure_and_no_score(three):
     assert contributed[0].model_version == MODEL_VERSION
     assert opened[0].request_digest == contributed[0].request_digest
     assert tuple(opened[0].survivors) == three.consortium.members
+
+
+# ---- evidence ----
+
+
+def test_c7_platform_learns_that_an_invoice_is_matched_or_financed_and_not_by_whom_or_how_often(three):
+    """Three-way match and double financing over the same gateway: an opened slot is zero, or a fresh random number."""
+    key = bytes(range(32))
+    parties = {"seller": "DE811128135", "buyer": "FR40303265045", "date": "2026-11-02", "amount": "1200.00"}
+    invoices = [fingerprint(key, parties | {"number": str(number)}) for number in range(4)]
+    three.layout = ScoreSlots(evidence=("paid", "shipped", "pledged"), scores=False)
+    paid, pledged_once, pledged_twice = [1, 1, 0], [0, 0, 1], [0, 0, 1]
+    held = {
+        three.consortium.members[0]: {invoices[0]: paid, invoices[2]: pledged_twice},
+        three.consortium.members[1]: {invoices[1]: pledged_once, invoices[2]: pledged_twice},
+        three.consortium.members[2]: {},
+    }
+    for member, evidence in held.items():
+        rows = np.array(list(evidence.values()), dtype=np.int64).reshape(-1, 3)
+        three.consortium.tables[member] = EntityTable.of(three.layout, list(evidence), rows)
+
+    answers = run(three, lambda: three.ask(*invoices))
+
+    totals = np.array([answer.opened.totals[answer.row] for answer in answers])
+    assert (totals != 0).tolist() == [[True, True, False], [False, False, True], [False, False, True], [False] * 3]
+    assert not np.isin(totals[totals != 0], range(1, 4)).any()
+    assert all(outcome_of(answer, three.layout) == pb.SCORED for answer in answers)
+
+
+def test_member_that_is_admitted_no_more_loses_its_stream_and_its_place_in_the_keys(six):
+    gone = six.consortium.members[0]
+
+    async def script():
+        before = six.gateway.streams.epoch
+        six.gateway.streams.keep_only(six.consortium.members[1:])
+        while six.gateway.streams.epoch is before:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        return six.gateway.streams.epoch.view.cohort, await six.ask(entity(six, 2))
+
+    cohort, (answer,) = run(six, script)
+    assert cohort == six.consortium.members[1:]
+    assert gone not in answer.opened.survivors
