@@ -81,6 +81,7 @@ class Streams:
         agreement: The signed agreement.
         deliver: Called with (member, message) for everything that is not about epochs.
         lost: Called with the member when its stream has ended.
+        hold_s: How long a message may wait for others to be sent with it, seconds.
     """
 
     def __init__(
@@ -88,12 +89,14 @@ class Streams:
         agreement: Agreement,
         deliver: Callable[[str, pb.FromNode], None],
         lost: Callable[[str], None],
+        hold_s: Callable[[], float] = lambda: 0.0,
     ) -> None:
         self._agreement = agreement
         self._hash = agreement_hash(agreement)
         self._keys = {member.id: member.identity_key_bytes for member in agreement.members}
         self._deliver = deliver
         self._lost = lost
+        self._hold_s = hold_s
         self._links: dict[str, Link] = {}
         self._gathering: _Gathering | None = None
         self._changed = asyncio.Event()
@@ -135,7 +138,7 @@ class Streams:
         await context.send_initial_metadata(())
         for signed in self.revocations:
             link.send(pb.ToNode(revocations=signed).SerializeToString())
-        writer = asyncio.create_task(_write(link, context))
+        writer = asyncio.create_task(_write(link, context, self._hold_s))
         log.info("%s attends to scoring", member)
         self._changed.set()
         try:
@@ -235,10 +238,15 @@ class Streams:
         return answers(gathering)
 
 
-async def _write(link: Link, context: grpc.aio.ServicerContext[pb.Packet, pb.Packet]) -> None:
-    """Send what waits, all of it at once: what a second write costs is mostly the write."""
+async def _write(
+    link: Link, context: grpc.aio.ServicerContext[pb.Packet, pb.Packet], hold_s: Callable[[], float]
+) -> None:
+    """Send what waits, all of it at once: what a write, a read and a flush cost hardly depends on how much it is."""
     while (message := await link.outbox.get()) is not None:
         packet = pb.Packet(messages=[message])
+        hold = hold_s()
+        if hold:
+            await asyncio.sleep(hold)
         while not link.outbox.empty():
             message = link.outbox.get_nowait()
             if message is None:
