@@ -91,7 +91,7 @@ def commitment(seed: bytes, request_digest: bytes) -> bytes:
 def expand(seed: MaskSeed, length: int) -> Vector:
     """`length` words uniform modulo 2^64: ChaCha20 keystream (RFC 8439, zero nonce, counter from one).
 
-    Taken as the encryption of zeros by ChaCha20-Poly1305 without its tag: the same keystream as the bare cipher's, for a
+    Taken as the encryption of zeros by ChaCha20-Poly1305 without its tag: the bare cipher's keystream, for a
     fraction of the library's overhead on a short vector. The nonce is fixed because a seed belongs to one vector of
     one request: never expand it for another purpose.
     """
