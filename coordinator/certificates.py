@@ -157,6 +157,26 @@ def admit(authority: Authority, agreement: Agreement, request_pem: bytes, now: d
     return member_id, certificate.public_bytes(Encoding.PEM)
 
 
+def create_client_certificate(authority: Authority, name: str, now: dt.datetime, folder: Path) -> None:
+    """Make `<name>.pem` (key) and `<name>.crt` in a private folder, valid for a year, for a service that asks scores.
+
+    Args:
+        authority: Who signs.
+        name: The requester that the nodes' budgets count.
+        now: The time, with a time zone.
+        folder: Where both files are written.
+
+    Raises:
+        SettingsRefused: The files exist already.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    certificate = _leaf(authority, name, key.public_key(), now, ExtendedKeyUsageOID.CLIENT_AUTH).sign(
+        authority.key, hashes.SHA256()
+    )
+    write_private(folder / f"{name}.pem", private_pem(key))
+    (folder / f"{name}.crt").write_bytes(certificate.public_bytes(Encoding.PEM))
+
+
 def _parse_request(request_pem: bytes) -> tuple[x509.CertificateSigningRequest, ec.EllipticCurvePublicKey]:
     try:
         request = x509.load_pem_x509_csr(request_pem)

@@ -8,10 +8,13 @@ import threading
 from collections.abc import Callable
 
 from coordinator.flower_superlink import SuperLinkService
+from coordinator.scoring_front import ScoringFront
+from coordinator.scoring_gateway import GatewaySettings, ScoringGateway
 from coordinator.settings import CoordinatorSettings
 from coordinator.store import CoordinatorStore
 from coordinator.worker import RunWorker
-from policies.agreement import load_agreement
+from models.score_slots import ScoreSlots
+from policies.agreement import Agreement, load_agreement
 from policies.key_files import load_identity_key
 from policies.state_lock import sole_process
 from protos.sealed_sum.keys import SigningKey
@@ -55,13 +58,42 @@ def _serve(settings: CoordinatorSettings, announce: Callable[[str], None]) -> in
         members_dir=settings.members_dir,
     ) as fleet:
         announce(f"listening on {settings.listen_host}:{fleet.fleet_port}")
+        front = _start_scoring(settings, agreement, announce)
         worker = RunWorker(settings, agreement, identity, store, fleet, stop, announce)
         worker.start()
         stop.wait()
         worker.join(timeout=2.0)
+        if front is not None:
+            front.stop()
     worker.raise_failure()
     announce("stopped")
     return 0
+
+
+def _start_scoring(
+    settings: CoordinatorSettings, agreement: Agreement, announce: Callable[[str], None]
+) -> ScoringFront | None:
+    """The scoring gateway, if the settings have one."""
+    scoring = settings.scoring
+    if scoring is None:
+        return None
+    layout = ScoreSlots.of_agreement(agreement)
+    front = ScoringFront(
+        lambda: ScoringGateway(
+            agreement, {task.name: layout for task in agreement.tasks}, GatewaySettings(window_s=scoring.window_s)
+        ),
+        settings.members_dir,
+        scoring.clients_dir,
+    )
+    front.start(
+        settings.listen_host,
+        scoring.port,
+        certificate=settings.tls.certificate_path,
+        key=settings.tls.key_path,
+        ca_certificate=settings.tls.ca_certificate_path,
+    )
+    announce(f"scoring on {settings.listen_host}:{front.port}")
+    return front
 
 
 def _log_to(settings: CoordinatorSettings) -> None:

@@ -39,6 +39,17 @@ class CoordinatorTls(ClosedModel):
     ca_certificate_path: ResolvedPath
 
 
+class ScoringTerms(ClosedModel):
+    """Where the scoring gateway listens and who may ask; without this table the coordinator serves no scores."""
+
+    port: Annotated[int, Field(ge=0, le=65535)]
+    """Port for the nodes' scoring streams and the clients; 0 takes any free one."""
+    clients_dir: ResolvedPath
+    """Folder of `<client>.crt`: who may ask; the name is the requester that the nodes' budgets count."""
+    window_s: Annotated[int, Field(ge=60)] = 86_400
+    """Length of the answer window, as in the nodes' scoring policies."""
+
+
 class CoordinatorSettings(ClosedModel):
     """Everything that the coordinator process is told at its start."""
 
@@ -62,6 +73,7 @@ class CoordinatorSettings(ClosedModel):
     """Where MLflow keeps runs; an SQLite file in `state_dir` by default. MLflow reads passwords from its own
     environment variables."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    scoring: ScoringTerms | None = None
 
     @field_validator("listen_host")
     @classmethod

@@ -20,6 +20,9 @@ from nodes.identity import load_identity
 from nodes.membership import Membership
 from nodes.readiness import require_ready
 from nodes.runtime import NodeRuntime
+from nodes.scoring_service import ScoringService
+from nodes.scoring_stream import GatewayConnection
+from nodes.scoring_tables import load_tables
 from nodes.settings import NodeSettings
 from nodes.sources import load_rows
 from nodes.store import NodeStore
@@ -28,6 +31,7 @@ from nodes.vertical_rows import align_by_id
 from nodes.vertical_run import AlignedRows
 from policies.agreement import load_agreement
 from policies.guard import load_policy
+from policies.scoring_policy import load_scoring_policy
 from policies.state_lock import sole_process
 from policies.vertical_proposal import VerticalProposal
 from protos.sealed_sum.keys import SigningKey
@@ -181,9 +185,14 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    scoring = _scoring(settings, membership)
+    if scoring is not None:
+        scoring.start(on_online=lambda: announce("online for scores"))
     try:
         run_node(fleet_connection(settings), runtime.handle, stop, on_online=lambda: announce("online"))
     finally:
+        if scoring is not None:
+            scoring.stop()
         store.close()
     announce("stopped")
     return 0
@@ -191,6 +200,25 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
 
 def _now() -> str:
     return dt.datetime.now(dt.UTC).isoformat()
+
+
+def _scoring(settings: NodeSettings, membership: Membership) -> ScoringService | None:
+    """Answers to scores, if the settings ask for them.
+
+    Raises:
+        UserError: The scoring policy is missing or not acceptable, or there is no table to answer from.
+    """
+    place = settings.scoring
+    if place is None:
+        return None
+    policy = load_scoring_policy(place.policy_path)
+    connection = GatewayConnection(
+        place.gateway,
+        settings.coordinator.ca_certificate_path,
+        settings.tls.certificate_path,
+        settings.tls.key_path,
+    )
+    return ScoringService(membership, policy, load_tables(place.tables_dir), connection, settings.state_dir)
 
 
 def _log_to(state_dir: Path, level: str) -> None:

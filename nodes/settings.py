@@ -135,6 +135,17 @@ class SqlSource(ClosedModel):
         return OpenedSqlSource(SecretStr(url), self.query)
 
 
+class ScoringPlace(ClosedModel):
+    """Where this node answers scores, and under which rules; without this table it answers none."""
+
+    gateway: Annotated[str, Field(min_length=3, max_length=260)]
+    """`host:port` of the coordinator's scoring gateway."""
+    policy_path: ResolvedPath
+    """`scoring.toml`, the owner's rules."""
+    tables_dir: ResolvedPath
+    """`<task>.<model version>.npz`: this member's partial scores, one file for each model version it serves."""
+
+
 class NodeSettings(ClosedModel):
     """Everything that one node process is told at its start."""
 
@@ -148,6 +159,7 @@ class NodeSettings(ClosedModel):
     tls: NodeTls
     source: Annotated[CsvSource | ParquetSource | SqlSource, Field(discriminator="kind")]
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    scoring: ScoringPlace | None = None
 
     def opened_source(self, environ: Mapping[str, str]) -> CsvSource | ParquetSource | OpenedSqlSource:
         """The data source with its URL fetched, as `nodes.sources.load_rows` takes it.

@@ -120,6 +120,31 @@ def alignment(
         write(plot, draw(rows))
 
 
+@app.command("vertical", epilog="Example: tallystick bench vertical --json out/vertical.json")
+def vertical(json_path: Json = None) -> None:
+    """Train over columns that two or three parties hold: all parties in one process, all protections on."""
+    from simulations.benchmarks import vertical as measured
+    from simulations.benchmarks.report import write_report
+
+    with _lines() as progress:
+        progress("UCI default with two and three parties, Give Me Some Credit with three")
+        rows = measured.run()
+    columns = ("data", "parties", "pairwise", "auc", "auc_pooled", "auc_alone", "train_s", "peak_rss_mb", "wire_mb")
+    _show("One vertical training", rows, columns)
+    if json_path is not None:
+        write_report(json_path, "vertical", rows)
+
+
+@app.command("scoring", epilog="Example: tallystick bench scoring --json out/scoring.json")
+def scoring(json_path: Json = None) -> None:
+    """Score sellers that nobody may look up alone: node processes and a gateway over mutual TLS."""
+    from simulations.benchmarks import scoring as measured
+
+    with _lines() as progress:
+        rows = measured.command(json_path, progress=progress)
+    _show("Federated scores", rows)
+
+
 def _numbers(option: str, text: str, *, low: int, high: int) -> tuple[int, ...]:
     """Whole numbers of a comma-separated option."""
     try:

@@ -1,0 +1,268 @@
+"""What a node checks before it answers a score: all of it before the look-up, and the same for every entity (C5)."""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from nodes.scoring_journal import Journal, boot_id
+from policies.agreement import Agreement
+from policies.errors import AgreementRefused
+from policies.grants import Grant, GrantRefused, Revocations
+from policies.scoring_policy import ScoringPolicy
+from protos.masked_sum.request import Request, split_tokens
+from protos.scoring.v1.scoring_pb2 import StoredDisclosure
+
+log = logging.getLogger(__name__)
+
+_DAY_S = 86_400
+_KEPT_GRANTS = 4096
+
+
+class ScoringRefused(Exception):
+    """A request that this node does not answer.
+
+    Attributes:
+        code: For programs; `str()` is the sentence.
+    """
+
+    def __init__(self, code: str, sentence: str) -> None:
+        super().__init__(sentence)
+        self.code = code
+
+
+@dataclass
+class _Charges:
+    """What was answered, by the periods that budgets speak of; older periods are forgotten."""
+
+    answers: dict[tuple[int, str], dict[bytes, int]] = field(default_factory=dict)
+    by_requester: dict[tuple[int, str], int] = field(default_factory=dict)
+    distinct: dict[tuple[int, str], set[bytes]] = field(default_factory=dict)
+
+    def forget(self, window: int, day: int) -> None:
+        self.answers = {key: value for key, value in self.answers.items() if key[0] >= window - 1}
+        self.by_requester = {key: value for key, value in self.by_requester.items() if key[0] >= day - 1}
+        self.distinct = {key: value for key, value in self.distinct.items() if key[0] >= day - 1}
+
+
+class ScoringGuard:
+    """The owner's policy, the grant, the budgets and the roster lock, with what must survive in the journal.
+
+    Args:
+        policy: The owner's rules.
+        agreement: The signed agreement.
+        role: This node's role.
+        journal: Read back here, appended to before anything leaves.
+        now: This node's own clock, Unix seconds.
+    """
+
+    def __init__(
+        self, policy: ScoringPolicy, agreement: Agreement, role: str, journal: Journal, now: Callable[[], float]
+    ) -> None:
+        self._policy = policy
+        self._agreement = agreement
+        self._role = role
+        self._journal = journal
+        self._now = now
+        self._charges = _Charges()
+        self._locks: dict[bytes, tuple[float, tuple[str, ...]]] = {}
+        self._rosters: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._grants: OrderedDict[bytes, Grant] = OrderedDict()
+        self._revoked: dict[bytes, Revocations] = {}
+        self._pruned_day = -1
+        self._read_back()
+
+    def revoke(self, signed: bytes) -> None:
+        """Take up a pushed revocation list; an older one than the node has is ignored.
+
+        Raises:
+            GrantRefused: It is not signed by an issuer of this node's policy.
+        """
+        found = Revocations.read(signed, self._policy.issuer_keys)
+        known = self._revoked.get(found.issuer)
+        if known is None or found.version > known.version:
+            self._revoked[found.issuer] = found
+
+    def admit(self, request: Request, epoch_began_s: float) -> tuple[int, bool]:
+        """Check a request and charge it.
+
+        Nothing here looks an entity up in this node's rows, so that a refusal says nothing about them.
+
+        Returns:
+            The journal's ticket of the charge, and whether the grant asks this node's role.
+
+        Raises:
+            ScoringRefused: The first rule that is not met.
+        """
+        now, policy = self._now(), self._policy
+        self._check_time(request, now, epoch_began_s)
+        if request.task not in policy.tasks:
+            raise ScoringRefused("task", "expected a task that this node's scoring policy allows, found another")
+        try:
+            purposes = self._agreement.task(request.task).purposes
+        except AgreementRefused as error:
+            raise ScoringRefused("task", str(error)) from error
+        if request.purpose not in policy.purposes or request.purpose not in purposes:
+            raise ScoringRefused(
+                "purpose", "expected a purpose that agreement and scoring policy allow for the task, found another"
+            )
+        grant = self._grant(request, now)
+        tokens = request.tokens
+        self._check_locks(tokens, request.roster, now, whole=False)
+        self._charge(request, tokens, now)
+        ticket = self._journal.append(
+            StoredDisclosure(
+                event=StoredDisclosure.CONTRIBUTED,
+                at_ms=int(now * 1000),
+                request_digest=request.digest,
+                task=request.task,
+                model_version=request.model_version,
+                purpose=request.purpose,
+                requester=request.requester,
+                window=request.window,
+                grant_id=grant.grant_id,
+                survivors=request.roster,
+                entities=request.entities,
+            )
+        )
+        return ticket, self._role in grant.roles
+
+    def lock(self, request: Request, survivors: tuple[str, ...]) -> int:
+        """Fix the survivor set of the request's entities, before the shares leave (C2).
+
+        Returns:
+            The journal's ticket of the lock; 0 when the request's own entry says it already, up to a power cut.
+
+        Raises:
+            ScoringRefused: An entity was answered for other survivors within the lock's time.
+        """
+        now = self._now()
+        self._check_locks(request.tokens, survivors, now, whole=True)
+        self._set_locks(request.tokens, survivors, now)
+        ticket = self._journal.append(
+            StoredDisclosure(
+                event=StoredDisclosure.OPENED,
+                at_ms=int(now * 1000),
+                request_digest=request.digest,
+                survivors=survivors,
+            ),
+            flush=False,
+        )
+        # Written, it survives kill -9. A power cut may lose it; then the entry of S1, which is on the disk before
+        # the answer leaves, is read as a lock on the whole roster. Other survivors must therefore reach the disk.
+        return 0 if survivors == request.roster else ticket
+
+    def _check_time(self, request: Request, now: float, epoch_began_s: float) -> None:
+        policy = self._policy
+        skew = request.asked_at_ms / 1000 - now
+        if abs(skew) > policy.max_clock_skew_s:
+            raise ScoringRefused(
+                "clock_skew",
+                f"expected a request of this minute, found one {skew:+.0f} s from this node's clock; synchronise the "
+                "clocks of gateway and nodes (NTP)",
+            )
+        if request.window != request.asked_at_ms // 1000 // policy.window_s:
+            raise ScoringRefused(
+                "window", f"expected answer windows of {policy.window_s} s, found another window number"
+            )
+        if now - epoch_began_s > policy.max_epoch_s:
+            raise ScoringRefused("epoch_expired", "expected a key epoch of today, found an older one; open a new one")
+
+    def _grant(self, request: Request, now: float) -> Grant:
+        """The request's grant, checked; a grant's signature is verified once."""
+        policy = self._policy
+        try:
+            grant = self._grants.get(request.grant)
+            if grant is None:
+                grant = Grant.read(request.grant, policy.issuer_keys)
+                self._grants[request.grant] = grant
+                if len(self._grants) > _KEPT_GRANTS:
+                    self._grants.popitem(last=False)
+            grant.check(purpose=request.purpose, tokens=request.tokens, now_s=now, skew_s=policy.max_clock_skew_s)
+        except GrantRefused as refused:
+            raise ScoringRefused(refused.code, str(refused)) from refused
+        revoked = self._revoked.get(grant.issuer)
+        if revoked is not None and grant.grant_id in revoked.grant_ids:
+            raise ScoringRefused("grant_revoked", "expected a grant that is in force, found a revoked one")
+        return grant
+
+    def _check_locks(self, tokens: Sequence[bytes], survivors: tuple[str, ...], now: float, *, whole: bool) -> None:
+        """Refuse entities that were answered for other survivors; before S2, for survivors outside the roster."""
+        locks = self._locks
+        for token in tokens:
+            lock = locks.get(token)
+            if lock is None or lock[0] <= now or lock[1] == survivors:
+                continue
+            if whole or not set(lock[1]) <= set(survivors):
+                raise ScoringRefused(
+                    "roster_locked",
+                    "expected the survivors that this entity was answered for before, found others; the difference "
+                    "of the two totals would show a member (ask again when the lock has ended)",
+                )
+
+    def _set_locks(self, tokens: Sequence[bytes], survivors: tuple[str, ...], at_s: float) -> None:
+        # One tuple for all entities of one roster.
+        roster = self._rosters.setdefault(survivors, survivors)
+        until = at_s + self._policy.roster_lock_s
+        for token in tokens:
+            known = self._locks.get(token)
+            if known is None or known[0] <= at_s:
+                self._locks[token] = (until, roster)
+
+    def _charge(self, request: Request, tokens: Sequence[bytes], now: float) -> None:
+        policy, day = self._policy, int(now) // _DAY_S
+        if day != self._pruned_day:
+            self._pruned_day = day
+            self._charges.forget(request.window, day)
+            self._locks = {token: lock for token, lock in self._locks.items() if lock[0] > now}
+        charges = self._charges
+        answers = charges.answers.setdefault((request.window, request.task), {})
+        if any(answers.get(token, 0) >= policy.answers_per_entity for token in tokens):
+            raise ScoringRefused(
+                "entity_budget",
+                f"expected at most {policy.answers_per_entity} answers about an entity and task in a window, found "
+                "one more asked for; the gateway keeps the answer",
+            )
+        asked = charges.by_requester.get((day, request.requester), 0) + len(tokens)
+        if asked > policy.entities_per_requester:
+            raise ScoringRefused("requester_budget", "expected fewer entities from this requester today, found more")
+        distinct = charges.distinct.setdefault((day, request.purpose), set())
+        new = sum(token not in distinct for token in tokens)
+        if len(distinct) + new > policy.distinct_entities:
+            raise ScoringRefused(
+                "daily_cap", "expected fewer different entities today and for this purpose, found more"
+            )
+        self._record(request.window, request.task, request.purpose, request.requester, tokens, day)
+
+    def _record(self, window: int, task: str, purpose: str, requester: str, tokens: Sequence[bytes], day: int) -> None:
+        charges = self._charges
+        answers = charges.answers.setdefault((window, task), {})
+        for token in tokens:
+            answers[token] = answers.get(token, 0) + 1
+        charges.by_requester[day, requester] = charges.by_requester.get((day, requester), 0) + len(tokens)
+        charges.distinct.setdefault((day, purpose), set()).update(tokens)
+
+    def _read_back(self) -> None:
+        """Charges and locks as the journal has them."""
+        open_requests: dict[bytes, tuple[float, tuple[bytes, ...], tuple[str, ...]]] = {}
+        last_boot = ""
+        for entry in self._journal.entries():
+            at_s = entry.at_ms / 1000
+            if entry.event == StoredDisclosure.STARTED:
+                last_boot = entry.note
+            elif entry.event == StoredDisclosure.CONTRIBUTED:
+                tokens = split_tokens(entry.entities)
+                open_requests[entry.request_digest] = (at_s, tokens, tuple(entry.survivors))
+                self._record(entry.window, entry.task, entry.purpose, entry.requester, tokens, int(at_s) // _DAY_S)
+            elif entry.event == StoredDisclosure.OPENED and entry.request_digest in open_requests:
+                _, tokens, _ = open_requests.pop(entry.request_digest)
+                self._set_locks(tokens, tuple(entry.survivors), at_s)
+        if open_requests and (not last_boot or last_boot != boot_id()):
+            # The machine has been down: an answer may have left whose own entry was lost.
+            for at_s, tokens, roster in open_requests.values():
+                self._set_locks(tokens, roster, at_s)
+        self._journal.append(
+            StoredDisclosure(event=StoredDisclosure.STARTED, at_ms=int(self._now() * 1000), note=boot_id())
+        )

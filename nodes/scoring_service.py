@@ -1,0 +1,71 @@
+"""Scoring beside training in a node process: a thread with its own event loop, its own stream and its own journal."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from nodes.membership import Membership
+from nodes.scoring import ScoringResponder
+from nodes.scoring_guard import ScoringGuard
+from nodes.scoring_journal import Journal
+from nodes.scoring_stream import GatewayConnection, attend
+from nodes.scoring_tables import EntityTable
+from policies.scoring_policy import ScoringPolicy
+
+
+class ScoringService:
+    """Answers scores until it is stopped.
+
+    Args:
+        membership: Who this node is.
+        policy: What it answers; without one there is no service (fail closed).
+        tables: (task, model version) -> what it knows.
+        connection: Where the gateway is.
+        state_dir: The journal's folder is made in it.
+        now: This node's clock, Unix seconds.
+    """
+
+    def __init__(
+        self,
+        membership: Membership,
+        policy: ScoringPolicy,
+        tables: Mapping[tuple[str, str], EntityTable],
+        connection: GatewayConnection,
+        state_dir: Path,
+        *,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        self._connection = connection
+        self._journal = Journal(state_dir / "scoring", now)
+        role = membership.agreement.member(membership.member).role
+        guard = ScoringGuard(policy, membership.agreement, role, self._journal, now)
+        self._responder = ScoringResponder(membership, guard, tables, now=now)
+        self._loop = asyncio.new_event_loop()
+        self._stop = asyncio.Event()
+        self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
+        self._on_online: Callable[[], None] | None = None
+
+    def start(self, on_online: Callable[[], None] | None = None) -> None:
+        """Connect, and connect again whenever the stream ends; `on_online` is called each time it is admitted."""
+        self._on_online = on_online
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the stream; what was written is flushed."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._stop.set)
+            self._thread.join()
+        self._journal.close()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        try:
+            self._loop.run_until_complete(
+                attend(self._connection, self._responder, self._journal, self._stop, on_online=self._on_online)
+            )
+        finally:
+            self._loop.close()

@@ -1,0 +1,60 @@
+"""The owner's rules for answering scores: `scoring.toml` beside `policy.toml`. Without it a node answers none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from policies.agreement import Name, Slug, parse_identity_key
+from policies.closed_model import ClosedModel, parse_model, parse_toml, read_bounded, shown_path
+from policies.errors import GuardRefused
+
+
+class ScoringPolicy(ClosedModel):
+    """What this node answers, how often, and for whom. Lists name what is allowed, nothing else is."""
+
+    format: Literal["tallystick-scoring-policy/1"]
+    tasks: tuple[Name, ...]
+    purposes: tuple[Slug, ...]
+    grant_issuers: tuple[str, ...]
+    """Identity keys (`ed25519:...`) whose grants this node accepts."""
+    window_s: Annotated[int, Field(ge=60)] = 86_400
+    """Length of the answer window; the consortium's, since it is part of every request."""
+    answers_per_entity: Annotated[int, Field(ge=1)] = 3
+    """Answers about one entity and task in one window."""
+    entities_per_requester: Annotated[int, Field(ge=1)] = 200_000
+    """Entities asked about by one requester in a day, repeats included."""
+    distinct_entities: Annotated[int, Field(ge=1)] = 500_000
+    """Different entities in a day and purpose."""
+    roster_lock_s: Annotated[int, Field(ge=3600)] = 86_400
+    """How long the survivor set of an entity's answer is the only one allowed (C2)."""
+    max_clock_skew_s: Annotated[float, Field(gt=0)] = 120.0
+    max_epoch_s: Annotated[int, Field(ge=60)] = 90_000
+    """Age of a key epoch at which this node answers no more under it."""
+
+    @property
+    def issuer_keys(self) -> frozenset[bytes]:
+        """The issuers' public keys, 32 bytes each."""
+        return frozenset(parse_identity_key(text) for text in self.grant_issuers)
+
+
+def load_scoring_policy(path: Path) -> ScoringPolicy:
+    """Read a node's scoring policy.
+
+    Raises:
+        GuardRefused: There is no such file (no policy, no answer), or it is not acceptable.
+    """
+    if not path.exists():
+        raise GuardRefused(
+            f"{shown_path(path)}: expected this node's scoring policy, found nothing; without one the node answers"
+            " no score."
+        )
+    if path.stat().st_mode & 0o002:
+        raise GuardRefused(
+            f"{shown_path(path)}: expected a policy that only its owner can change, found one that every user can"
+            " write; run chmod o-w on it."
+        )
+    data = parse_toml(read_bounded(path, GuardRefused), path, GuardRefused)
+    return parse_model(ScoringPolicy, data, shown_path(path), GuardRefused, "list what this node may answer")
