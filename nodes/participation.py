@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable
 
 from models.features import TrainingData
 from models.horizontal import HorizontalProgram
 from models.metrics import OneClassError
-from models.program import ProgramError
+from models.program import ProgramError, RunResult
 from nodes.membership import Membership
 from nodes.program import horizontal_program
 from nodes.released import released_table
@@ -24,6 +25,8 @@ from protos.sealed_sum.header import FIRST, SumHeader, chain
 from protos.sealed_sum.member import contribute, open_sum, remember, resend, reveal_seeds, reveal_shares
 from protos.sealed_sum.memory import EpochMemory
 from protos.sealed_sum.parameters import parameters_digest
+
+log = logging.getLogger(__name__)
 
 
 class StepRefused(UserError):
@@ -229,6 +232,7 @@ class Participation:
         signed = sign_release(table, self._membership.identity.private)
         self._store.save_model(self._proposal.run_id, result.artefact)
         self._journal("released", table=table.digest().hex())
+        self._keep_own_view(result)
         finished = runs_pb2.Finished(
             released=signed.released,
             signature=signed.signature,
@@ -239,6 +243,21 @@ class Participation:
                 self._proposal.run_id, result.artefact, self._membership.identity.private
             )
         return finished
+
+    def _keep_own_view(self, result: RunResult) -> None:
+        """This member's own hold-out beside the cohort's, in its own journal and log alone; never released."""
+        try:
+            own = self._program.private_evaluation()
+        except OneClassError:
+            self._journal("own hold-out", note="too few goods or bads of its own to evaluate")
+            return
+        figures = {
+            f"{whose}_{name}": f"{getattr(evaluation, name):.4f}"
+            for whose, evaluation in (("own", own), ("cohort", result.evaluation))
+            for name in ("auc", "ks", "gini", "brier", "bad_rate", "mean_pd")
+        }
+        self._journal("own hold-out", **figures)
+        log.info("%s: own hold-out %s", self._proposal.run_id, figures)
 
     def released_artefact(self) -> bytes:
         """The opened model; the caller has checked the release policy.
