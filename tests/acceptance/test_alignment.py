@@ -21,12 +21,13 @@ def test_150_thousand_by_150_thousand_identifiers_align_exactly():
 
 
 def test_a_million_by_100_thousand_identifiers_run_in_bounded_memory():
-    (row,) = run(((1_000_000, 100_000),))
+    """What grows is bounded; what a node process takes before it aligns is torch's, and differs between installations."""
+    small, large = run(((10_000, 10_000), (1_000_000, 100_000)))
 
-    assert row["exact"]
-    assert row["common"] == 80_000
-    # The coordinator runs in the process of this test, which has loaded the whole suite: the nodes are what is bounded.
-    assert max(row["label_holder_rss_mb"], row["feature_holder_rss_mb"]) <= 600
+    assert large["exact"]
+    assert large["common"] == 80_000
+    for node in ("label_holder_rss_mb", "feature_holder_rss_mb"):
+        assert large[node] - small[node] <= 160
 
 
 class KillingSteps:
