@@ -23,12 +23,13 @@ from coordinator.releases import Released, accept_release
 from coordinator.request import RunRequest
 from coordinator.store import CoordinatorStore, StoredRun
 from coordinator.sum_round import Contributions, MembersMissing, RunFailed, SumRound, Traffic
+from coordinator.vertical import VerticalRound
 from policies.agreement import Agreement, agreement_hash
 from policies.alignment import alignment_pairs
 from policies.errors import UserError
 from policies.proposal import RunProposal, sign_end
 from policies.release import ReleaseRefused, SignedRelease, verify_artefact, verify_progress
-from protos.runs.v1 import runs_pb2
+from protos.runs.v1 import runs_pb2, vertical_pb2
 from protos.sealed_sum.epoch import EpochView
 from protos.sealed_sum.keys import SigningKey
 
@@ -59,10 +60,11 @@ class RunOutcome:
         proposal: As accepted by all members.
         view: The key epoch.
         released: The members' signed table.
-        artefact: The opened model under release policy "platform", else None.
+        artefact: The opened model under release policy "platform" of a horizontal run, else None.
         artefact_signatures: Member to its signature under the artefact; all that released, under that policy.
-        model_report: The members' keyed report of the model, equal at all of them.
-        last_sealed_sum: Ciphertext of the last training sum.
+        model_report: The members' keyed report of the model, equal at all of them; empty for a vertical run, whose
+            released table holds it.
+        last_sealed_sum: Ciphertext of the last training sum; empty for a vertical run.
         rounds: Released statistics per opened sum.
         traffic: Bytes and seconds by phase.
     """
@@ -136,18 +138,76 @@ class RunDriver:
         """
         with self._closing_at_failure(run_id) as stored:
             proposal, _, confirmations = self._opened(stored)
-            driven = AlignmentRound(
+            return self._aligned(proposal, confirmations)
+
+    def vertical(self, run_id: str) -> list[RunOutcome]:
+        """Drive a vertical run: align the members' entities, then train; one outcome a task.
+
+        Raises:
+            UserError: It failed; the reason is recorded and the members were told that the run has ended.
+        """
+        with self._closing_at_failure(run_id) as stored:
+            proposal, view, confirmations = self._opened(stored)
+            traffic = self._aligned(proposal, confirmations)
+            starts = sum(event.event == "training" for event in self._store.events(run_id))
+            driven = VerticalRound(
                 run_id,
-                alignment_pairs(self._agreement, proposal),
+                view.cohort,
                 self._steps,
-                confirmations,
                 deadline_s=self._waiting.step_deadline_s,
                 pause_limit_s=self._waiting.pause_limit_s,
                 announce=lambda event, **details: self._announce(run_id, event, **details),
                 clock=self._clock,
+                first_attempt=starts,
             )
-            driven.run()
-            return driven.traffic
+            results = driven.run()
+            traffic.add(driven.traffic)
+            return [self._vertical_outcome(proposal, view, results[task], traffic) for task in proposal.tasks]
+
+    def _aligned(self, proposal: RunProposal, confirmations: tuple[bytes, ...]) -> Traffic:
+        run_id = proposal.run_id
+        driven = AlignmentRound(
+            run_id,
+            alignment_pairs(self._agreement, proposal),
+            self._steps,
+            confirmations,
+            deadline_s=self._waiting.step_deadline_s,
+            pause_limit_s=self._waiting.pause_limit_s,
+            announce=lambda event, **details: self._announce(run_id, event, **details),
+            clock=self._clock,
+        )
+        driven.run()
+        return driven.traffic
+
+    def _vertical_outcome(
+        self,
+        proposal: RunProposal,
+        view: EpochView,
+        results: Mapping[str, vertical_pb2.VerticalResult],
+        traffic: Traffic,
+    ) -> RunOutcome:
+        """What every label holder signed, and the version that every member of the task reports."""
+        versions = {result.model_version for result in results.values()}
+        signed = {
+            member: SignedRelease(result.released, result.signature)
+            for member, result in results.items()
+            if result.released
+        }
+        released = accept_release(
+            signed,
+            agreement_hash=agreement_hash(self._agreement),
+            epoch_id=view.epoch_id,
+            run_id=proposal.run_id,
+            cohort=view.cohort,
+            identity_keys=view.identity_keys,
+            min_signers=len(signed),
+        )
+        if versions != {released.table.federated_version}:
+            raise RunFailed(
+                "The members report different versions of the model; nothing is released, compare the nodes' releases."
+            )
+        self._announce(proposal.run_id, "released", version=released.table.federated_version or "")
+        return RunOutcome(proposal, view, released, None, {}, b"", b"", {}, traffic)
 
     @contextmanager
     def _closing_at_failure(self, run_id: str) -> Iterator[StoredRun]:

@@ -77,6 +77,7 @@ class EpochOpening:
             run_id=run_id,
             agreement_hash=agreement_hash(self._agreement).hex(),
             task=request.task,
+            further_tasks=request.further_tasks,
             purpose=request.purpose,
             cohort=cohort,
             settings=request.settings,

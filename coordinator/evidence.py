@@ -7,7 +7,7 @@ but the time and the versions of the programs.
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from models.card import CARD_FILE, KeyEpoch, MemberLine, ModelCard, RunEvidence,
 from models.card_html import render_html
 from models.plots import calibration_plot, histogram_plot, loss_plot, roc_plot
 from policies.agreement import Agreement
+from policies.alignment import feature_holders
 
 RELEASED_FILE = "released.json"
 CARD_PAGE = "card.html"
@@ -26,10 +27,12 @@ PROGRAMS = ("tallystick", "flwr", "tenseal", "torch", "numpy", "mlflow")
 def evidence_of(outcome: RunOutcome, agreement: Agreement, created_at: str) -> RunEvidence:
     """The run's evidence, as the model card prints it."""
     proposal, view, privacy = outcome.proposal, outcome.view, agreement.privacy
-    task = agreement.task(proposal.task)
+    task = agreement.task(outcome.released.table.task)
+    vertical = proposal.settings.method == "vertical"
     return RunEvidence(
         run_id=proposal.run_id,
-        task=proposal.task,
+        story="vertical" if vertical else "horizontal",
+        task=task.name,
         purpose=proposal.purpose,
         label=task.label,
         horizon_months=task.horizon_months,
@@ -48,13 +51,21 @@ def evidence_of(outcome: RunOutcome, agreement: Agreement, created_at: str) -> R
         key_epochs=(KeyEpoch(number=1, epoch_id=view.epoch_id.hex(), members=len(view.cohort)),),
         table=outcome.released.table,
         signatures=outcome.released.signatures_base64(),
-        keyed_hash=outcome.model_report.hex() if agreement.release.policy == "members" else None,
+        keyed_hash=_keyed_hash(outcome, agreement),
+        feature_holders=len(feature_holders(agreement, proposal, task.name)) if vertical else 0,
         min_cell_count=privacy.min_cell_count,
         pdo_points=agreement.model.pdo_points,
         base_points=agreement.model.base_points,
         base_odds=agreement.model.base_odds,
         versions={"python": platform.python_version(), **{name: version(name) for name in PROGRAMS}},
     )
+
+
+def _keyed_hash(outcome: RunOutcome, agreement: Agreement) -> str | None:
+    """The members' own name of a model that they keep."""
+    if outcome.released.table.federated_version is not None:
+        return outcome.released.table.federated_version
+    return outcome.model_report.hex() if agreement.release.policy == "members" else None
 
 
 def _model_terms(agreement: Agreement) -> dict[str, str | int | float]:
@@ -83,17 +94,19 @@ def write_run_folder(folder: Path, outcome: RunOutcome, card: ModelCard) -> None
 def register(registry: Registry, folder: Path, outcome: RunOutcome, agreement: Agreement) -> None:
     """Log parameters, metrics per round, plots and the model's hash; register what the release policy allows."""
     proposal, table = outcome.proposal, outcome.released.table
+    kept = table.federated_version
     record = registry.open_run(
-        proposal.run_id,
+        # A vertical run may have several tasks, each with metrics and a model of its own.
+        proposal.run_id if kept is None else f"{proposal.run_id}-{table.task.replace('_', '-')}",
         tags={
             "agreement_hash": proposal.agreement_hash,
             "epoch_id": table.epoch_id,
             "method": proposal.settings.method,
-            "model": table.model_digest or f"keyed:{outcome.model_report.hex()}",
+            "model": table.model_digest or f"keyed:{_keyed_hash(outcome, agreement)}",
             "release_policy": agreement.release.policy,
         },
     )
-    record.log_parameters({**proposal.settings.model_dump(), **_model_terms(agreement), "task": proposal.task})
+    record.log_parameters({**proposal.settings.model_dump(), **_model_terms(agreement), "task": table.task})
     for figures in table.rounds:
         loss = {} if figures.loss is None else {"loss": figures.loss}
         record.log_round(figures.number, {**loss, **figures.figures})
@@ -103,8 +116,10 @@ def register(registry: Registry, folder: Path, outcome: RunOutcome, agreement: A
     for file in sorted(folder.iterdir()):
         if file.name != MODEL_FILE:
             record.log_artifact(f"plots/{file.name}" if file.suffix == ".svg" else file.name, file.read_bytes())
-    name = f"{agreement.name}.{proposal.task}"
-    if outcome.artefact is not None:
+    name = f"{agreement.name}.{table.task}"
+    if kept is not None:
+        record.register_federated(name, outcome.released.to_json(), kept)
+    elif outcome.artefact is not None:
         record.register_model(name, outcome.artefact, signatures=outcome.artefact_signatures)
     else:
         record.register_sealed(name, outcome.last_sealed_sum, outcome.model_report.hex())
@@ -125,9 +140,24 @@ def build_and_write(
     quality = outcome.released.table.quality
     return {
         "folder": str(folder),
-        "model": outcome.released.table.model_digest or "",
+        "model": outcome.released.table.model_digest or outcome.released.table.federated_version or "",
         **({} if quality is None else {"auc": quality.auc, "ks": quality.ks, "brier": quality.brier}),
     }
+
+
+def build_and_write_tasks(
+    outcomes: Sequence[RunOutcome], agreement: Agreement, folder: Path, registry: Registry, *, created_at: str
+) -> Mapping[str, str | float]:
+    """Card, folder and registry entry of every task of a vertical run, each in a folder of its own.
+
+    Returns:
+        What the closing event says: the run's folder, and the figures of its first task.
+    """
+    details = {}
+    for outcome in outcomes:
+        task = outcome.released.table.task
+        details[task] = build_and_write(outcome, agreement, folder / task, registry, created_at=created_at)
+    return {**next(iter(details.values())), "folder": str(folder)}
 
 
 def _plots(outcome: RunOutcome) -> dict[str, bytes]:

@@ -37,6 +37,7 @@ SIGNATURES_FILE = "model.signatures.json"
 MAX_MODEL_BYTES = 512 * 1024 * 1024
 _STATUS = {"finished": "FINISHED", "failed": "FAILED", "killed": "KILLED"}
 _MAX_NAME_CHARACTERS = 200
+ModelKind = Literal["opened", "sealed", "federated"]
 
 
 class RegistryRefused(UserError):
@@ -47,13 +48,13 @@ class RegistryRefused(UserError):
 class RegisteredModel:
     """A version in the registry.
 
-    `digest` is the SHA-256 of the artefact's (or ciphertext's) bytes, hex.
+    `digest` is the SHA-256 of the artefact's (or ciphertext's) bytes, hex; of a federated model its keyed version.
     """
 
     name: str
     version: str
     digest: str
-    kind: Literal["opened", "sealed"]
+    kind: ModelKind
 
 
 @dataclass(frozen=True)
@@ -283,13 +284,27 @@ class RunRecord:
         digest = hashlib.sha256(ciphertext).hexdigest()
         return self._register(name, digest, "sealed", {KEYED_TAG: keyed_hash}, alias)
 
+    def register_federated(
+        self, name: str, released: bytes, version: str, *, alias: str = "champion"
+    ) -> RegisteredModel:
+        """Record a model whose towers stay with their roles: what the label holders signed, under its keyed version.
+
+        Args:
+            name: Name in the registry.
+            released: The signed table, as JSON.
+            version: The version that every member reports, hex.
+            alias: As in `register_model`.
+        """
+        self.log_artifact(f"{MODEL_FOLDER}/released.json", released)
+        return self._register(name, version, "federated", {KEYED_TAG: version}, alias)
+
     def finish(self, status: Literal["finished", "failed", "killed"]) -> None:
         """End the run."""
         with self._mlflow() as client:
             client.set_terminated(self.mlflow_run_id, _STATUS[status])
 
     def _register(
-        self, name: str, digest: str, kind: Literal["opened", "sealed"], tags: Mapping[str, str], alias: str
+        self, name: str, digest: str, kind: ModelKind, tags: Mapping[str, str], alias: str
     ) -> RegisteredModel:
         name = registered_name(name)
         with self._mlflow() as client:

@@ -20,6 +20,8 @@ class RunRequest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     task: str
+    further_tasks: tuple[str, ...] = ()
+    """More tasks of a vertical run, on the same alignment."""
     purpose: str
     settings: MethodSettings
     members: tuple[str, ...] = ()

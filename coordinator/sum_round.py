@@ -68,6 +68,15 @@ class Traffic:
         self.bytes_down[phase] = self.bytes_down.get(phase, 0) + sum(outcome.bytes_down.values())
         self.seconds[phase] = self.seconds.get(phase, 0.0) + outcome.elapsed_s
 
+    def add(self, other: Traffic) -> None:
+        """Take over what another round counted."""
+        self.exchanges += other.exchanges
+        for own, more in ((self.bytes_up, other.bytes_up), (self.bytes_down, other.bytes_down)):
+            for phase, count in more.items():
+                own[phase] = own.get(phase, 0) + count
+        for phase, seconds in other.seconds.items():
+            self.seconds[phase] = self.seconds.get(phase, 0.0) + seconds
+
 
 class SumRound:
     """Drives the sums of one run.

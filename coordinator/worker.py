@@ -12,7 +12,7 @@ from typing import Protocol
 from coordinator.driver import RunDriver, Waiting
 from coordinator.engine.steps import Steps
 from coordinator.epoch_opening import EpochOpening
-from coordinator.evidence import build_and_write
+from coordinator.evidence import build_and_write, build_and_write_tasks
 from coordinator.registry import Registry
 from coordinator.request import RunRequest
 from coordinator.settings import CoordinatorSettings
@@ -120,19 +120,24 @@ class RunWorker(threading.Thread):
         settings = self._settings
         with self._engine.open_run(run_id) as steps:
             driver = self._driver(steps)
-            if self._only_aligns(run_id):
-                driver.align(run_id)
-                driver.finish(run_id)
-                return
-            outcome = driver.run(run_id)
             folder = settings.state_dir / "runs" / run_id
             registry = Registry(settings.state_dir, settings.mlflow_tracking_uri)
-            details = build_and_write(outcome, self._agreement, folder, registry, created_at=now())
-            driver.finish(run_id, **details)
+            match self._method(run_id):
+                case "alignment":
+                    driver.align(run_id)
+                    driver.finish(run_id)
+                case "vertical":
+                    outcomes = driver.vertical(run_id)
+                    details = build_and_write_tasks(outcomes, self._agreement, folder, registry, created_at=now())
+                    driver.finish(run_id, **details)
+                case _:
+                    outcome = driver.run(run_id)
+                    details = build_and_write(outcome, self._agreement, folder, registry, created_at=now())
+                    driver.finish(run_id, **details)
 
-    def _only_aligns(self, run_id: str) -> bool:
+    def _method(self, run_id: str) -> str:
         stored = self._store.run(run_id)
-        return stored is not None and RunRequest.from_bytes(stored.request).settings.method == "alignment"
+        return RunRequest.from_bytes(stored.request).settings.method if stored is not None else ""
 
     def _tell_ends(self) -> None:
         """Tell members that were away when a run ended, now that they are back: they still hold its keys."""

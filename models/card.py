@@ -96,7 +96,8 @@ class RunEvidence(ReleaseModel):
         key_epochs: In order.
         table: What the members released.
         signatures: Member to base64 Ed25519 signature under the table.
-        keyed_hash: Under policy "members": the members' HMAC of the model, hex (rule A4).
+        keyed_hash: Of a model that its members keep: their HMAC of it, hex (rule A4).
+        feature_holders: Members that hold columns beside the label holders, in a vertical run.
         min_cell_count: Cells of the released table below it were suppressed or merged.
         pdo_points: Points that double the odds.
         base_points: Points at `base_odds`.
@@ -127,6 +128,7 @@ class RunEvidence(ReleaseModel):
     table: ReleasedTable
     signatures: Annotated[dict[MemberId, Signature], Field(min_length=1)]
     keyed_hash: Hex32 | None = None
+    feature_holders: Count = 0
     min_cell_count: Annotated[int, Field(ge=1)] = 10
     pdo_points: Annotated[float, Field(gt=0)] = 20.0
     base_points: Figure = 600.0
@@ -189,6 +191,7 @@ class RunEvidence(ReleaseModel):
             binned=any(record.purpose == "bins" for record in self.table.sums),
             shapes_released=bool(self.table.features),
             role_sizes={role: len(ids) for role, ids in self.members_by_role().items()},
+            bilateral=self.story == "vertical" and self.feature_holders == 1,
         )
 
 

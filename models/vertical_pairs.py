@@ -8,17 +8,19 @@ outside both heaviest groups are asked about; the sums of the others follow from
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import linalg
 
 from models.features import FloatArray
-from models.vertical_basis import RoleBasis, second_moments
+from models.role_totals import Totals, Whole, total_of
+from models.vertical_basis import RoleBasis, column_sums, whole_moments
 from protos.encrypted_gradient.parameters import BASIS_LEVELS, MAX_CANDIDATE_PAIRS
-from protos.encrypted_gradient.support import Levels, supported_columns
+from protos.encrypted_gradient.support import Levels, supported_together
 
 _CHUNK_ROWS = 8192
 
@@ -102,110 +104,156 @@ def pair_expansion(terms: Sequence[PairTerm], main: int) -> FloatArray:
 
 def candidate_pairs(
     basis: RoleBasis,
-    levels: Levels,
+    levels: Mapping[str, Levels],
     weights: FloatArray,
+    mass: FloatArray,
     *,
     groups: int,
     min_rows: int,
+    max_colluders: int,
     most: int,
     features: Sequence[int] | None = None,
-) -> list[PairTerm]:
+) -> Totals[list[PairTerm]]:
     """Pairs worth one look at the labels, most promising first, without any look at them.
 
     Args:
         basis: The role's basis.
-        levels: Its columns on the training rows.
+        levels: This member's columns on every label holder's training rows.
         weights: Fitted main effects, shape (n_columns,).
+        mass: Sum of every column over the role's rows, shape (n_columns,).
         groups: Groups per feature, at least 2.
-        min_rows: Rows that must touch every cell; others get no column (rule B3).
+        min_rows: Rows that must touch every cell at every member; others get no column (rule B3).
+        max_colluders: Label holders that may help a feature holder, see `CheckedColumns`.
         most: At most so many pairs, and never more than 30 (rule B4).
-        features: Numbers of the features that may be paired; all by default.
+        features: Numbers of the features that may be paired; all by default. Features with a direction never are: a
+            product would bend it.
 
     Returns:
         Pairs of the features whose main effects spread the scores most.
     """
-    mass = levels.sum(axis=0, dtype=np.float64)
     usable: dict[int, tuple[Group, ...]] = {}
     spread: dict[int, float] = {}
     for feature in range(len(basis.bins)) if features is None else features:
         block = basis.block(feature)
-        if block.stop - block.start >= 2 and mass[block].sum() > 0:
+        directed = basis.ordered(feature)[1] != 0
+        if block.stop - block.start >= 2 and mass[block].sum() > 0 and not directed:
             usable[feature] = _heaviest_first(_groups(weights[block], mass[block], groups), mass[block], block.start)
             mean = np.average(weights[block], weights=mass[block])
             spread[feature] = float(np.average((weights[block] - mean) ** 2, weights=mass[block])) ** 0.5
     pairs = sorted(itertools.combinations(usable, 2), key=lambda pair: (-spread[pair[0]] * spread[pair[1]], pair))
-    found = []
-    for first, second in pairs[: min(most, MAX_CANDIDATE_PAIRS)]:
-        cells = itertools.product(range(1, len(usable[first])), range(1, len(usable[second])))
-        term = _supported(PairTerm(usable[first], usable[second], tuple(cells)), levels, min_rows)
-        if term.cells:
-            found.append(term)
-    return found
+    terms = [
+        PairTerm(
+            usable[first],
+            usable[second],
+            tuple(itertools.product(range(1, len(usable[first])), range(1, len(usable[second])))),
+        )
+        for first, second in pairs[: min(most, MAX_CANDIDATE_PAIRS)]
+    ]
+    if not terms:
+        return []
+    return (yield from _supported(terms, levels, min_rows, max_colluders))
 
 
-def _supported(term: PairTerm, levels: Levels, min_rows: int) -> PairTerm:
-    """Leave out cells with too few rows, and cells whose group would have too few rows beside them (rule B3).
+def _supported(
+    terms: Sequence[PairTerm], levels: Mapping[str, Levels], min_rows: int, max_colluders: int
+) -> Totals[list[PairTerm]]:
+    """Leave out cells with too few rows at a member, and cells whose group would have too few rows beside them (B3).
 
     The rows of a group that are in none of its cells are the group's column less its cells' columns: whoever asks for
-    all of them asks for these rows too.
+    all of them asks for these rows too. One sum of the role serves all pairs at once.
     """
-    columns = term.levels(levels)
-    kept = supported_columns(columns, min_rows)
-    columns = columns[:, kept]
-    term = PairTerm(term.first, term.second, tuple(c for c, k in zip(term.cells, kept, strict=True) if k))
+    columns = [{holder: term.levels(part) for holder, part in levels.items()} for term in terms]
+    thin, mass = yield from total_of(
+        "pairs/cells",
+        [
+            np.concatenate([~supported_together(own, min_rows, max_colluders) for own in columns]),
+            np.concatenate([column_sums(own) for own in columns]),
+        ],
+    )
+    ends = np.cumsum([len(term.cells) for term in terms])[:-1]
+    masses = [
+        dict(zip(term.cells, part.tolist(), strict=True))
+        for term, part in zip(terms, np.split(mass, ends), strict=True)
+    ]
+    kept = [
+        replace(term, cells=tuple(cell for cell, flag in zip(term.cells, part, strict=True) if not flag))
+        for term, part in zip(terms, np.split(thin, ends), strict=True)
+    ]
     while True:
-        thin = _thin_rest(term, levels, columns, min_rows)
-        if thin is None:
-            return term
-        smallest = min(thin, key=lambda at: int(columns[:, at].sum()))
-        term = term.without(term.cells[smallest])
-        columns = np.delete(columns, smallest, axis=1)
+        flags = [_thin_groups(term, levels, min_rows, max_colluders) for term in kept]
+        (members,) = yield from total_of("pairs/groups", [np.concatenate(flags)])
+        if not members.any():
+            return [term for term in kept if term.cells]
+        for number, part in enumerate(np.split(members, np.cumsum([len(flag) for flag in flags])[:-1])):
+            if part.any():
+                own = _cells_of_group(kept[number], int(np.flatnonzero(part)[0]))
+                kept[number] = kept[number].without(min(own, key=lambda cell: (masses[number][cell], cell)))
 
 
-def _thin_rest(term: PairTerm, levels: Levels, columns: Levels, min_rows: int) -> list[int] | None:
-    """Columns of the first group whose remaining rows are few but not none; None if there is no such group."""
-    for axis, groups in enumerate((term.first, term.second)):
-        for number, (start, stop) in enumerate(groups[1:], 1):
-            own = [at for at, cell in enumerate(term.cells) if cell[axis] == number]
-            if not own:
-                continue
-            rest = levels[:, start:stop].sum(axis=1, dtype=np.int64) - columns[:, own].sum(axis=1, dtype=np.int64)
+def _group_numbers(term: PairTerm) -> list[tuple[int, int]]:
+    """(axis, number) of every group that is not its feature's heaviest."""
+    return [(axis, number) for axis, own in enumerate((term.first, term.second)) for number in range(1, len(own))]
+
+
+def _cells_of_group(term: PairTerm, place: int) -> list[tuple[int, int]]:
+    axis, number = _group_numbers(term)[place]
+    return [cell for cell in term.cells if cell[axis] == number]
+
+
+def _thin_groups(term: PairTerm, levels: Mapping[str, Levels], min_rows: int, max_colluders: int) -> NDArray[np.bool_]:
+    """True for every group with cells whose remaining rows are few but not none, in the order of `_group_numbers`."""
+    columns = {holder: term.levels(part) for holder, part in levels.items()}
+    found = []
+    for place, (axis, number) in enumerate(_group_numbers(term)):
+        own = [term.cells.index(cell) for cell in _cells_of_group(term, place)]
+        start, stop = (term.first, term.second)[axis][number]
+        left = {}
+        for holder, part in levels.items():
+            beside = columns[holder][:, own].sum(axis=1, dtype=np.int64)
+            rest = part[:, start:stop].sum(axis=1, dtype=np.int64) - beside
             # Rounded products leave up to half a level a cell behind; that is no row of its own.
             rest[rest <= len(own)] = 0
-            left = np.minimum(rest, BASIS_LEVELS).astype(np.uint8).reshape(-1, 1)
-            if left.any() and not supported_columns(left, min_rows)[0]:
-                return own
-    return None
+            left[holder] = np.minimum(rest, BASIS_LEVELS).astype(np.uint8).reshape(-1, 1)
+        few = any(part.any() for part in left.values()) and not supported_together(left, min_rows, max_colluders)[0]
+        found.append(bool(own) and few)
+    return np.array(found, dtype=np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
 class MainEffects:
-    """Where the main effects stand when candidates are judged.
+    """Where the main effects stand when candidates are judged; every figure is the role's.
 
     Attributes:
-        levels: Their columns on the training rows.
+        moments: A' A of the main columns, shape (n_columns, n_columns).
+        sums: Sum of every main column, in basis units, shape (n_columns,).
         known_rows: Rows that the role knows.
         row_curvature: Curvature of one row, p0 (1 - p0).
         penalty: P, shape (n_columns, n_columns).
         weights: Shape (n_columns,).
     """
 
-    levels: Levels
+    moments: FloatArray
+    sums: FloatArray
     known_rows: float
     row_curvature: float
     penalty: FloatArray
     weights: FloatArray
 
-    def moments(self, columns: Levels, other: Levels) -> FloatArray:
-        """Curvature between two sets of columns, centred on the known rows."""
-        raw = second_moments(columns, other)
-        left, right = (c.sum(axis=0, dtype=np.float64) / BASIS_LEVELS for c in (columns, other))
+    def curvature(self, raw: FloatArray, left: FloatArray, right: FloatArray) -> FloatArray:
+        """Curvature of second moments, centred on the known rows."""
         return np.asarray(self.row_curvature * (raw - np.outer(left, right) / self.known_rows))
 
 
 def choose_pairs(
-    candidates: Sequence[PairTerm], main: MainEffects, gradient: FloatArray, *, ridge: float, most: int
-) -> tuple[PairTerm, ...]:
+    candidates: Sequence[PairTerm],
+    levels: Mapping[str, Levels],
+    main: MainEffects,
+    gradient: FloatArray,
+    *,
+    residual_total: float,
+    ridge: float,
+    most: int,
+) -> Totals[tuple[PairTerm, ...]]:
     """Keep the pairs that explain most gradient after the main effects have taken their own step.
 
     What a pair explains is the drop of the loss that one Newton step in its cells promises (a score test, Rao 1948); it
@@ -213,25 +261,36 @@ def choose_pairs(
 
     Args:
         candidates: Pairs that were asked about.
+        levels: This member's main columns on every label holder's training rows.
         main: The main effects.
-        gradient: Unpenalised centred gradient of the main columns, then of the candidates' cells in their order.
+        gradient: Unpenalised gradient of the main columns, centred, then of the candidates' cells in their order, not
+            centred yet: their means are found here.
+        residual_total: Sum of the known rows' residuals, for that centring.
         ridge: Ridge on every cell, in rows' worth.
         most: At most so many pairs.
     """
+    if not candidates:
+        return ()
     size = len(main.weights)
-    own = main.moments(main.levels, main.levels)
+    cells_of = [{holder: term.levels(part) for holder, part in levels.items()} for term in candidates]
+    asked: list[Whole] = []
+    for columns in cells_of:
+        asked += [column_sums(columns), whole_moments(columns, levels), whole_moments(columns)]
+    totals = [part.astype(np.float64) for part in (yield from total_of("pairs/moments", asked))]
+    own = main.curvature(main.moments, main.sums, main.sums)
     penalised = gradient[:size] + main.penalty @ main.weights
     step = linalg.solve(own + main.penalty, penalised, assume_a="pos")
     after = gradient[:size] - own @ step
     ranked: list[tuple[float, int]] = []
     at = size
     for number, term in enumerate(candidates):
-        columns = term.levels(main.levels)
-        width = columns.shape[1]
-        cross = main.moments(columns, main.levels)
-        cells = main.moments(columns, columns)
+        width = len(term.cells)
+        sums = totals[3 * number] / BASIS_LEVELS
+        cross = main.curvature(totals[3 * number + 1] / BASIS_LEVELS**2, sums, main.sums)
+        cells = main.curvature(totals[3 * number + 2] / BASIS_LEVELS**2, sums, sums)
         expansion = term.expansion(size)
-        left = expansion @ np.concatenate([after, gradient[at : at + width] - cross @ step])
+        asked_about = gradient[at : at + width] - sums / main.known_rows * residual_total
+        left = expansion @ np.concatenate([after, asked_about - cross @ step])
         curvature = expansion @ np.block([[own, cross.T], [cross, cells]]) @ expansion.T
         curvature += ridge * np.eye(len(expansion))
         explained = 0.5 * float(left @ linalg.solve(curvature, left, assume_a="pos"))

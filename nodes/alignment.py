@@ -32,8 +32,8 @@ class AlignmentRefused(UserError):
 class EntityProvider(Protocol):
     """Gives the identifiers of this member's rows."""
 
-    def __call__(self, task: str) -> Iterable[object]:
-        """One identifier a row, of the entities that consented to the task alone; the same for the whole run."""
+    def __call__(self, *tasks: str) -> Iterable[object]:
+        """One identifier a row, of the entities that consented to the tasks alone; the same for the whole run."""
         ...
 
 
@@ -174,7 +174,7 @@ class Alignment:
         if self._keyed is None:
             key = members_key(self._ready.keyed.tag_key, self._ready.view.agreement_hash, self._ready.epoch_id)
             kind = self._membership.agreement.entities.id_type
-            self._keyed = keyed_entities(self._identifiers(self._proposal.task), kind, key)
+            self._keyed = keyed_entities(self._identifiers(*self._proposal.tasks), kind, key)
         return self._keyed
 
     def _arrange(self, side: Side) -> KeyedEntities:

@@ -12,7 +12,7 @@ ORDER BY gives a node that restarts the same training data again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 import numpy as np
@@ -25,6 +25,7 @@ from nodes.column_values import ids_of, numbers_of
 from nodes.contract_report import ColumnReport, ContractReport
 from policies.agreement import Agreement
 from policies.errors import UserError
+from protos.private_set_intersection.identifiers import IdentifierType
 
 _MAX_NAMES_SHOWN: Final = 10
 
@@ -63,18 +64,21 @@ class CheckedRows:
         entity_ids: One id per row, each once, ascending.
         columns: One float64 array of shape (rows,) per feature; nan where a value is missing.
         label: int8 array of shape (rows,), 1 for bad; None if no label was asked for.
+        further_labels: The same for each further label column that was asked for.
     """
 
     entity_ids: tuple[str, ...]
     columns: Mapping[str, NDArray[np.float64]]
     label: NDArray[np.int8] | None
+    further_labels: Mapping[str, NDArray[np.int8]] = field(default_factory=dict)
 
-    def training_data(self, holdout_key: bytes, holdout_percent: int) -> TrainingData:
+    def training_data(self, holdout_key: bytes, holdout_percent: int, id_type: IdentifierType = "text") -> TrainingData:
         """The rows as models take them, the hold-out marked.
 
         Args:
             holdout_key: 32 bytes of the agreement.
             holdout_percent: Share that is held out, in percent.
+            id_type: How ids are written, from the agreement.
 
         Raises:
             ContractBroken: The rows were checked without a label.
@@ -84,7 +88,7 @@ class CheckedRows:
         return TrainingData(
             columns=self.columns,
             label=self.label,
-            holdout=holdout_mask(self.entity_ids, holdout_key, holdout_percent),
+            holdout=holdout_mask(self.entity_ids, holdout_key, holdout_percent, id_type),
         )
 
 
@@ -128,7 +132,7 @@ def prepare_rows(
         limits=limits,
     )
     entities = agreement.entities
-    data = rows.training_data(entities.holdout_key_bytes, entities.holdout_percent)
+    data = rows.training_data(entities.holdout_key_bytes, entities.holdout_percent, entities.id_type)
     training_label = data.label[~data.holdout]
     if not training_label.any() or training_label.all():
         found = "no row" if not len(training_label) else "one of them alone"
@@ -140,40 +144,46 @@ def prepare_rows(
     return data, report
 
 
-def aligned_entities(
+def check_rows_of_tasks(
     frame: pd.DataFrame,
     agreement: Agreement,
     *,
     member_id: str,
-    task_name: str,
+    task_names: Sequence[str],
     limits: ContractLimits = DEFAULT_LIMITS,
-) -> tuple[tuple[str, ...], ContractReport]:
-    """The entities that a member aligns with others for a task: those of the rows that meet its contract.
+) -> tuple[CheckedRows, dict[str, NDArray[np.int8]], ContractReport]:
+    """A member's rows in a run across roles: its role's columns, and the label of every task whose label it holds.
 
     Args:
         frame: As `nodes.sources.load_rows` returns it, of entities that consented.
         agreement: The agreement; the member's role decides which columns are needed.
         member_id: Whose rows they are.
-        task_name: The task.
+        task_names: The run's tasks.
         limits: When to stop.
 
     Returns:
-        One id a row, in the order of the rows that `prepare_rows` or `check_rows` gives, and what the check found.
+        The rows, the labels by task, and what the check found.
 
     Raises:
         ContractBroken: The contract is broken as a whole.
         AgreementRefused: The agreement has no such member or task.
     """
-    role, task = agreement.member(member_id).role, agreement.task(task_name)
+    role = agreement.member(member_id).role
+    own = {name: agreement.task(name).label for name in task_names if agreement.task(name).label_role == role}
+    columns = list(dict.fromkeys(own.values()))
     rows, report = check_rows(
         frame,
         agreement.features_of(role),
         id_column=agreement.entities.id_column,
-        label_column=task.label if task.label_role == role else None,
+        label_column=columns[0] if columns else None,
+        further_label_columns=columns[1:],
         whose=member_id,
         limits=limits,
     )
-    return rows.entity_ids, report
+    found = dict(rows.further_labels)
+    if rows.label is not None:
+        found[columns[0]] = rows.label
+    return rows, {name: found[column] for name, column in own.items()}, report
 
 
 def check_rows(
@@ -182,6 +192,7 @@ def check_rows(
     *,
     id_column: str,
     label_column: str | None,
+    further_label_columns: Sequence[str] = (),
     whose: str,
     limits: ContractLimits = DEFAULT_LIMITS,
 ) -> tuple[CheckedRows, ContractReport]:
@@ -195,6 +206,7 @@ def check_rows(
         features: The contract.
         id_column: Column of entity ids.
         label_column: Column of labels 0 and 1, or None where none is needed (scoring).
+        further_label_columns: More such columns, for runs with several tasks.
         whose: Whose rows they are, the start of every sentence.
         limits: When to stop.
 
@@ -204,18 +216,18 @@ def check_rows(
     Raises:
         ContractBroken: A column is absent, too many rows are bad, or none is left.
     """
-    required = [id_column, *([label_column] if label_column else []), *(feature.name for feature in features)]
+    label_columns = [*([label_column] if label_column else []), *further_label_columns]
+    required = [id_column, *label_columns, *(feature.name for feature in features)]
     _check_columns_are_there(frame, required, whose)  # 1
     ids = np.array(ids_of(frame[id_column]), dtype=object)  # 2
     malformed = np.array([entity_id is None for entity_id in ids], dtype=bool)
     duplicate = pd.Series(ids).duplicated(keep=False).to_numpy(dtype=bool) & ~malformed
     bad = malformed | duplicate
-    label: NDArray[np.float64] | None = None
+    labels = {name: numbers_of(frame[name]).as_float for name in label_columns}
     bad_label = np.zeros(len(frame), dtype=bool)
-    if label_column:
-        label = numbers_of(frame[label_column]).as_float
-        bad_label = ~np.isin(label, (0.0, 1.0))
-        bad |= bad_label
+    for values in labels.values():
+        bad_label |= ~np.isin(values, (0.0, 1.0))
+    bad |= bad_label
     columns: dict[str, NDArray[np.float64]] = {}
     reports: list[ColumnReport] = []
     for feature in features:
@@ -239,7 +251,8 @@ def check_rows(
         CheckedRows(
             entity_ids=tuple(ids[kept]),
             columns={name: values[kept] for name, values in columns.items()},
-            label=None if label is None else label[kept].astype(np.int8),
+            label=None if label_column is None else labels[label_column][kept].astype(np.int8),
+            further_labels={name: labels[name][kept].astype(np.int8) for name in further_label_columns},
         ),
         report,
     )

@@ -18,8 +18,10 @@ def horizontal_settings(agreement: Agreement, settings: MethodSettings) -> Horiz
         ProposalRefused: The method trains nothing.
     """
     model, privacy = agreement.model, agreement.privacy
-    if settings.method == "alignment":
-        raise ProposalRefused("Expected a training method, found alignment; propose the run with one.")
+    if settings.method == "alignment" or settings.method == "vertical":  # noqa: PLR1714 - mypy narrows these
+        raise ProposalRefused(
+            f"Expected a training method among members of one role, found {settings.method}; propose the run with one."
+        )
     return HorizontalSettings(
         method=settings.method,
         tower=model.tower,

@@ -21,9 +21,9 @@ from nodes.key_epoch import KeyEpoch
 from nodes.membership import Membership
 from nodes.participation import Participation
 from nodes.store import NodeStore, RunRecord
-from nodes.vertical import VerticalHandlers
+from nodes.vertical import VerticalParticipation, VerticalSide
 from policies.errors import UserError
-from policies.guard import check_proposal
+from policies.guard import check_proposal, check_vertical
 from policies.proposal import (
     ProposalRefused,
     RunProposal,
@@ -32,7 +32,7 @@ from policies.proposal import (
     verify_end,
     verify_operator,
 )
-from protos.runs.v1 import alignment_pb2, runs_pb2
+from protos.runs.v1 import alignment_pb2, runs_pb2, vertical_pb2
 from protos.sealed_sum.errors import SealedSumError
 
 log = logging.getLogger(__name__)
@@ -64,7 +64,7 @@ class NodeRuntime:
         rng: Cryptographic randomness, `os.urandom` outside of tests.
         now: Wall clock as ISO 8601 text, for the journal.
         entities: The consented entities of this member's rows; None at a node that aligns with nobody.
-        vertical: This node's side of vertical runs, where it takes part in them.
+        vertical: This member's rows in vertical runs, and what keeps their towers; None where it takes part in none.
     """
 
     def __init__(
@@ -76,10 +76,12 @@ class NodeRuntime:
         rng: Callable[[int], bytes],
         now: Callable[[], str],
         entities: EntityProvider | None = None,
-        vertical: VerticalHandlers | None = None,
+        vertical: VerticalSide | None = None,
     ) -> None:
         self._entities = entities
         self._alignments: dict[str, Alignment] = {}
+        self._vertical = vertical
+        self._verticals: dict[str, VerticalParticipation] = {}
         self._membership = membership
         self._data = data
         self._store = store
@@ -98,8 +100,8 @@ class NodeRuntime:
             "seeds": self._seeds,
             "shares": self._shares,
             "artefact": self._artefact,
+            "vertical": self._train_vertically,
             "end": self._end,
-            **(vertical.handlers if vertical is not None else {}),
         }
 
     def handle(self, action: str, body: bytes) -> bytes:
@@ -189,17 +191,20 @@ class NodeRuntime:
                 f"Expected a run under agreement {self._membership.agreement_hash.hex()[:16]}…, found one under "
                 f"{proposal.agreement_hash[:16]}…; all parties must hold the same signed agreement."
             )
-        check_proposal(
-            self._membership.policy,
-            agreement,
-            member=self._membership.member,
-            task=proposal.task,
-            purpose=proposal.purpose,
-            method=proposal.settings.method,
-            cohort=proposal.cohort,
-            rounds=proposal.settings.rounds,
-            sealed=True,
-        )
+        for task in proposal.tasks:
+            check_proposal(
+                self._membership.policy,
+                agreement,
+                member=self._membership.member,
+                task=task,
+                purpose=proposal.purpose,
+                method=proposal.settings.method,
+                cohort=proposal.cohort,
+                rounds=proposal.settings.rounds,
+                sealed=True,
+            )
+        if proposal.settings.method == "vertical":
+            check_vertical(self._membership.policy, agreement, proposal)
         holders = self._label_holders(proposal)
         strangers = [member for member in proposal.cohort if member not in holders]
         if strangers and not proposal.across_roles:
@@ -297,6 +302,24 @@ class NodeRuntime:
             )
         return self._alignments[record.run_id].answer(message)
 
+    # -- vertical training ------------------------------------------------------------------------------
+
+    def _train_vertically(self, body: bytes) -> Message:
+        message = _parse(vertical_pb2.VerticalStepRequest(), body)
+        record = self._record(message.run_id)
+        proposal = RunProposal.from_bytes(record.proposal)
+        if self._vertical is None or proposal.settings.method != "vertical":
+            raise MessageRefused(
+                f"Run {record.run_id} trains nothing across roles at this node: it takes a vertical run, and a node "
+                "that was given rows for it."
+            )
+        self._require_ready(record.run_id)
+        if record.run_id not in self._verticals:
+            self._verticals[record.run_id] = VerticalParticipation(
+                self._membership, proposal, record, self._vertical, self._store, rng=self._rng, now=self._now
+            )
+        return self._verticals[record.run_id].step(message)
+
     def _seeds(self, body: bytes) -> Message:
         message = _parse(runs_pb2.SeedsRequest(), body)
         self._require_ready(message.run_id)
@@ -332,6 +355,7 @@ class NodeRuntime:
             self._store.end_run(message.run_id, message.reason[:500])
             self._participations.pop(message.run_id, None)
             self._alignments.pop(message.run_id, None)
+            self._verticals.pop(message.run_id, None)
             self._journal(message.run_id, "ended", reason=message.reason[:500])
         return runs_pb2.EndReply()
 
@@ -361,7 +385,7 @@ class NodeRuntime:
             record = self._record(run_id)
             proposal = RunProposal.from_bytes(record.proposal)
             if proposal.across_roles:
-                raise MessageRefused(f"Run {run_id} aligns entities and sums nothing; propose a training run.")
+                raise MessageRefused(f"Run {run_id} is across roles and sums nothing here; propose another method.")
             self._participations[run_id] = Participation(
                 self._membership, proposal, record, self._data(proposal.task), self._store, rng=self._rng, now=self._now
             )

@@ -10,11 +10,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from threadpoolctl import threadpool_limits
 
 from models.features import TrainingData
-from nodes.contract import aligned_entities, check_rows, prepare_rows
+from nodes.contract import check_rows_of_tasks, prepare_rows
 from nodes.fleet import FleetConnection, run_node
 from nodes.identity import load_identity
 from nodes.membership import Membership
@@ -26,14 +27,13 @@ from nodes.scoring_tables import load_tables
 from nodes.settings import NodeSettings
 from nodes.sources import load_rows
 from nodes.store import NodeStore
-from nodes.vertical import VerticalHandlers
-from nodes.vertical_rows import align_by_id
-from nodes.vertical_run import AlignedRows
+from nodes.tower_folder import TowerFolder
+from nodes.vertical import VerticalSide
+from nodes.vertical_data import OwnRows
 from policies.agreement import load_agreement
 from policies.guard import load_policy
 from policies.scoring_policy import load_scoring_policy
 from policies.state_lock import sole_process
-from policies.vertical_proposal import VerticalProposal
 from protos.sealed_sum.keys import SigningKey
 
 log = logging.getLogger(__name__)
@@ -68,55 +68,40 @@ class CheckedData:
         return self._rows[task]
 
 
-class CheckedEntities:
-    """This member's entities, read and checked when a run aligns them; the run keeps keyed hashes, not the ids."""
+class CheckedVerticalRows:
+    """This member's rows in runs across roles: its role's columns, and the labels that its role holds.
+
+    Read and checked when a run first asks for its tasks, then kept: a run must see the same rows throughout, and its
+    alignment the entities of just these rows.
+    """
 
     def __init__(self, membership: Membership, settings: NodeSettings, announce: Callable[[str], None]) -> None:
         self._membership = membership
         self._settings = settings
         self._announce = announce
+        self._kept: tuple[frozenset[str], OwnRows] | None = None
 
-    def __call__(self, task: str) -> tuple[str, ...]:
-        """One id a row.
-
-        Raises:
-            UserError: The source cannot be read, or breaks the agreement's contract.
-        """
-        frame = load_rows(self._settings.opened_source(os.environ))
-        entities, report = aligned_entities(
-            frame, self._membership.agreement, member_id=self._membership.member, task_name=task
-        )
-        for line in report.lines():
-            log.info("%s", line)
-        self._announce(f"{task}: {report.rows_kept} of {report.rows_read} entities to align")
-        return entities
-
-
-class CheckedAlignedRows:
-    """This member's rows of a vertical run: its role's columns, and the label where its role holds it."""
-
-    def __init__(self, membership: Membership, settings: NodeSettings) -> None:
-        self._membership = membership
-        self._settings = settings
-
-    def __call__(self, proposal: VerticalProposal) -> AlignedRows:
-        """The training rows in the order of their ids.
+    def __call__(self, *tasks: str) -> OwnRows:
+        """The rows of these tasks, in the order of their ids.
 
         Raises:
             UserError: The source cannot be read, or breaks the agreement's contract.
         """
-        agreement, member = self._membership.agreement, self._membership.member
-        label = agreement.task(proposal.task).label if member == proposal.label_holder else None
-        rows, report = check_rows(
-            load_rows(self._settings.opened_source(os.environ)),
-            agreement.features_of(agreement.member(member).role),
-            id_column=agreement.entities.id_column,
-            label_column=label,
-            whose=member,
-        )
-        for line in report.lines():
-            log.info("%s", line)
-        return align_by_id(rows, agreement.entities.holdout_key_bytes, agreement.entities.holdout_percent)
+        if self._kept is None or self._kept[0] != frozenset(tasks):
+            frame = load_rows(self._settings.opened_source(os.environ))
+            rows, labels, report = check_rows_of_tasks(
+                frame, self._membership.agreement, member_id=self._membership.member, task_names=tasks
+            )
+            for line in report.lines():
+                log.info("%s", line)
+            self._announce(f"{', '.join(tasks)}: {report.rows_kept} of {report.rows_read} rows to align")
+            as_float = {task: label.astype(np.float64) for task, label in labels.items()}
+            self._kept = frozenset(tasks), OwnRows(rows.entity_ids, rows.columns, as_float)
+        return self._kept[1]
+
+    def entities(self, *tasks: str) -> tuple[str, ...]:
+        """One id a row."""
+        return self(*tasks).entity_ids
 
 
 def build_membership(settings: NodeSettings) -> Membership:
@@ -170,18 +155,18 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
     threadpool_limits(limits=1)
     membership = build_membership(settings)
     data = CheckedData(membership, settings, announce)
-    entities = CheckedEntities(membership, settings, announce)
+    rows = CheckedVerticalRows(membership, settings, announce)
+    role = membership.agreement.member(membership.member).role
     for task in membership.agreement.tasks:
         if task.name not in membership.policy.tasks:
             continue
-        if task.label_role == membership.agreement.member(membership.member).role:
+        if task.label_role == role:
             data(task.name)
-        else:
-            entities(task.name)
+        elif membership.agreement.features_of(role):
+            rows(task.name)
     store = NodeStore(settings.state_dir)
-    rows = CheckedAlignedRows(membership, settings)
-    vertical = VerticalHandlers(membership, rows, store, rng=os.urandom, now=_now)
-    runtime = NodeRuntime(membership, data, store, rng=os.urandom, now=_now, entities=entities, vertical=vertical)
+    vertical = VerticalSide(rows, TowerFolder(settings.state_dir))
+    runtime = NodeRuntime(membership, data, store, rng=os.urandom, now=_now, entities=rows.entities, vertical=vertical)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

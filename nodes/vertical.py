@@ -1,41 +1,73 @@
-"""A node's side of vertical runs: one handler per message, each answer kept and resent byte for byte."""
+"""A node's part in vertical runs: takes letters, runs the program on them, gives its letters back.
+
+The program lives in memory alone, and with it the label holder's key, so a node that restarts has lost it: the
+coordinator then starts the training again (another attempt), on the alignment that all nodes have on disk. What must
+survive does so before an answer leaves: how much the labels were asked (rules B4, B5). A step that is asked again gets
+the same bytes: fresh noise on a second answer could be averaged away.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from dataclasses import dataclass
+from typing import Protocol
 
-from google.protobuf.message import DecodeError, Message
-
+from models.metrics import OneClassError
+from nodes.alignment_store import AlignmentStore
 from nodes.membership import Membership
-from nodes.store import NodeStore
-from nodes.vertical_run import AlignedRows, FeatureRun, LabelRun, VerticalStepRefused
-from policies.guard import check_vertical_proposal
-from policies.proposal import ProposalRefused, sign_as_cosigner, verify_cosigner, verify_operator
-from policies.vertical_proposal import VerticalProposal
+from nodes.store import NodeStore, RunRecord
+from nodes.vertical_data import PlacedRows, VerticalRows, placed_rows
+from nodes.vertical_feature import FeatureProgram, TrainedTower
+from nodes.vertical_label import LabelProgram, TrainedLabel
+from nodes.vertical_release import vertical_table
+from nodes.vertical_session import Party, VerticalStepRefused, greet
+from nodes.vertical_turns import Program, Progress
+from policies.proposal import RunProposal
+from policies.release import sign_release
 from protos.encrypted_gradient.parameters import MAX_PASSES
-from protos.encrypted_gradient.session import QueryBudget
-from protos.runs.v1 import runs_pb2, vertical_pb2
+from protos.runs.v1 import vertical_pb2
+from protos.sealed_sum.dealing import Ready
 
-M = TypeVar("M", bound=Message)
-MAX_SESSIONS = 4
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 16
 
 
-class AlignedRowsProvider(Protocol):
-    """Gives this member's training rows of a vertical run, in the order that its members share."""
+class AttemptLost(VerticalStepRefused):
+    """This node has lost the attempt: the training must be started again."""
 
-    def __call__(self, proposal: VerticalProposal) -> AlignedRows:
-        """The rows; the same ones for the whole run."""
+
+class TowerSink(Protocol):
+    """Takes what a member keeps of a trained task: its tower, and what it will answer scores from."""
+
+    def __call__(self, trained: TrainedTower, rows: PlacedRows) -> None:
+        """Keep it, durably."""
         ...
 
 
-class VerticalHandlers:
-    """Answers the coordinator's messages about vertical runs for one member.
+@dataclass(frozen=True)
+class VerticalSide:
+    """What a node needs for vertical runs.
+
+    Attributes:
+        rows: Gives the member's rows.
+        keep: Keeps what was trained.
+    """
+
+    rows: VerticalRows
+    keep: TowerSink
+
+
+class VerticalParticipation:
+    """A member's part in one vertical run.
 
     Args:
-        membership: Identity, agreement and policy.
-        rows: The member's aligned rows.
+        membership: Who this node is.
+        proposal: The accepted proposal.
+        record: The run as last committed, phase `ready`.
+        side: Rows, and what keeps the trained towers.
         store: Durable state.
         rng: Cryptographic randomness.
         now: Wall clock as ISO 8601 text, for the journal.
@@ -44,220 +76,173 @@ class VerticalHandlers:
     def __init__(
         self,
         membership: Membership,
-        rows: AlignedRowsProvider,
+        proposal: RunProposal,
+        record: RunRecord,
+        side: VerticalSide,
         store: NodeStore,
         *,
         rng: Callable[[int], bytes],
         now: Callable[[], str],
     ) -> None:
         self._membership = membership
-        self._rows = rows
+        self._proposal = proposal
+        self._ready = Ready.from_bytes(record.state, membership.identity)
+        self._side = side
         self._store = store
         self._rng = rng
         self._now = now
-        self._runs: dict[str, FeatureRun | LabelRun] = {}
-        # (run, action) -> (hash of the request, reply): the last answer of each kind; an older one is never asked for.
-        self._answered: dict[tuple[str, str], tuple[int, bytes, Message]] = {}
-        self.handlers: Mapping[str, Callable[[bytes], Message]] = {
-            "vertical-cosign": self._cosign,
-            "vertical-join": self._join,
-            "vertical-open": self._open,
-            "vertical-key": self._key,
-            "vertical-scores": self._scores,
-            "vertical-residuals": self._residuals,
-            "vertical-products": self._products,
-            "vertical-fold": self._fold,
-            "vertical-finish": self._finish,
-        }
+        self._placed: PlacedRows | None = None
+        self._attempt = -1
+        self._number = -1
+        self._program: Program[list[vertical_pb2.VerticalResult]] | None = None
+        self._awaits: tuple[str, ...] = ()
+        self._last: tuple[bytes, vertical_pb2.VerticalStepReply] | None = None
 
-    def run(self, run_id: str) -> FeatureRun | LabelRun:
-        """A run that this node has joined.
+    def step(self, request: vertical_pb2.VerticalStepRequest) -> vertical_pb2.VerticalStepReply:
+        """Answer one step.
 
         Raises:
-            VerticalStepRefused: It has not, or it restarted since.
+            AttemptLost: This node restarted since the attempt began.
+            VerticalStepRefused: The step is not the next one, or its letters are not those that are due.
+            UserError, SealedSumError: What another member sent is refused.
         """
-        if run_id not in self._runs:
+        told = hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
+        if self._last is not None and self._last[0] == told:
+            return self._last[1]
+        if request.number == 0 and self._attempt < request.attempt < MAX_ATTEMPTS and not request.letters:
+            self._begin(request.attempt)
+        elif self._program is None or request.attempt != self._attempt:
+            raise AttemptLost(
+                f"This node is not in attempt {request.attempt} of vertical run {self._proposal.run_id}, because it "
+                "restarted or refused; the training must be started again."
+            )
+        elif request.number != self._number + 1:
             raise VerticalStepRefused(
-                f"This node has no open session of vertical run {run_id[:64]!r}; a session is lost when a node"
-                " restarts, propose a new run."
+                f"Expected step {self._number + 1} of the attempt, found step {request.number}, or another request for "
+                "an answered one; an answer is given once."
             )
-        return self._runs[run_id]
-
-    # -- before the first pass --
-
-    def _checked(self, message: runs_pb2.SignedProposal) -> VerticalProposal:
-        agreement = self._membership.agreement
-        verify_operator(message.proposal, message.operator_signature, agreement.coordinator.identity_key_bytes)
-        proposal = VerticalProposal.from_bytes(message.proposal)
-        if proposal.agreement_hash != self._membership.agreement_hash.hex():
-            raise ProposalRefused(
-                f"Expected a run under agreement {self._membership.agreement_hash.hex()[:16]}…, found one under "
-                f"{proposal.agreement_hash[:16]}…; all parties must hold the same signed agreement."
-            )
-        check_vertical_proposal(self._membership.policy, agreement, member=self._membership.member, proposal=proposal)
-        return proposal
-
-    def _cosign(self, body: bytes) -> Message:
-        message = _parse(runs_pb2.SignedProposal(), body)
-        proposal = self._checked(message)
-        member = self._membership.member
-        if member != proposal.label_holder or not self._membership.policy.auto_cosign:
-            raise ProposalRefused(f"{member} does not co-sign this run by itself; ask its label holder's owner.")
-        self._journal(proposal.run_id, "vertical-cosigned")
-        return runs_pb2.CosignReply(
-            cosigner=member, cosignature=sign_as_cosigner(message.proposal, self._membership.identity.private)
-        )
-
-    def _join(self, body: bytes) -> Message:
-        message = _parse(runs_pb2.SignedProposal(), body)
-        proposal = self._checked(message)
-        holder = self._membership.agreement.member(proposal.label_holder)
-        if message.cosigner != holder.id:
-            raise ProposalRefused(f"Expected the co-signature of {holder.id}, whose labels the run uses.")
-        verify_cosigner(message.proposal, message.cosignature, holder.identity_key_bytes, holder.id)
-        known = self._runs.get(proposal.run_id)
-        if known is None:
-            if len(self._runs) >= MAX_SESSIONS:
-                forgotten = next(iter(self._runs))
-                del self._runs[forgotten]
-                self._answered = {key: kept for key, kept in self._answered.items() if key[0] != forgotten}
-            kind = LabelRun if self._membership.member == proposal.label_holder else FeatureRun
-            known = kind(self._membership, proposal, self._rows(proposal), self._rng)
-            self._runs[proposal.run_id] = known
-            self._journal(proposal.run_id, "vertical-joined", cohort=list(proposal.cohort))
-        elif known.proposal != proposal:
-            raise ProposalRefused(f"Run {proposal.run_id} was proposed before with other terms; propose a new run.")
-        return vertical_pb2.VerticalJoinReply(announcement=known.announcement)
-
-    def _open(self, body: bytes) -> Message:
-        message = _parse(vertical_pb2.VerticalOpenRequest(), body)
-        run = self.run(message.run_id)
-        terms = run.open_session(tuple(message.announcements))
-        if not isinstance(run, LabelRun):
-            return vertical_pb2.VerticalOpenReply()
-
-        def answer() -> Message:
-            asked, passes = self._store.label_queries(run.proposal.task, terms.alignment_digest)
-            if passes + run.proposal.passes > MAX_PASSES:
-                raise VerticalStepRefused(
-                    f"Expected at most {MAX_PASSES} passes over the labels of these rows, found {passes} before this"
-                    f" run and {run.proposal.passes} in it; use newer data (rule B5)."
-                )
-            self._store.save_label_queries(
-                run.proposal.task, terms.alignment_digest, asked=asked, passes=passes + run.proposal.passes
-            )
-            budget = QueryBudget(terms.shape.rows, asked=asked)
-            return vertical_pb2.VerticalOpenReply(gradient_key=run.announce_key(budget))
-
-        return self._once(message.run_id, "open", 0, body, answer)
-
-    def _key(self, body: bytes) -> Message:
-        message = _parse(vertical_pb2.VerticalKeyRequest(), body)
-        run = self._feature_run(message.run_id)
-
-        def answer() -> Message:
-            run.take_key(message.gradient_key)
-            return vertical_pb2.VerticalOpenReply()
-
-        return self._once(message.run_id, "key", 0, body, answer)
-
-    # -- passes --
-
-    def _scores(self, body: bytes) -> Message:
-        message = _parse(vertical_pb2.VerticalScoresRequest(), body)
-        run, number = self._feature_run(message.run_id), _pass_of(message)
-        return self._once(
-            message.run_id,
-            "scores",
-            number,
-            body,
-            lambda: vertical_pb2.VerticalScoresReply(masked_scores=run.scores(number, message.folded_sums)),
-        )
-
-    def _residuals(self, body: bytes) -> Message:
-        message = _parse(vertical_pb2.VerticalResidualsRequest(), body)
-        run, number = self._label_run(message.run_id), _pass_of(message)
-
-        def answer() -> Message:
-            encrypted, recalibration = run.residuals(number, dict(message.masked_scores))
-            return vertical_pb2.VerticalResidualsReply(encrypted_residuals=encrypted, recalibration=recalibration)
-
-        return self._once(message.run_id, "residuals", number, body, answer)
-
-    def _products(self, body: bytes) -> Message:
-        message = _parse(vertical_pb2.VerticalProductsRequest(), body)
-        run, number = self._feature_run(message.run_id), _pass_of(message)
-
-        def answer() -> Message:
-            products, extra = run.products(number, message.encrypted_residuals)
-            return vertical_pb2.VerticalProductsReply(masked_products=products, extra_columns=extra)
-
-        return self._once(message.run_id, "products", number, body, answer)
-
-    def _fold(self, body: bytes) -> Message:
-        message = _parse(vertical_pb2.VerticalFoldRequest(), body)
-        run, number = self._label_run(message.run_id), _pass_of(message)
-
-        def answer() -> Message:
-            answers, budget = run.fold(number, dict(message.masked_products), dict(message.extra_columns))
-            task, alignment = run.proposal.task, run.opened().alignment_digest
-            _, passes = self._store.label_queries(task, alignment)
-            self._store.save_label_queries(task, alignment, asked=budget.asked, passes=passes)
-            self._journal(message.run_id, "vertical-folded", number=number, asked=budget.asked)
-            return vertical_pb2.VerticalFoldReply(folded_sums=answers)
-
-        return self._once(message.run_id, "fold", number, body, answer)
-
-    def _finish(self, body: bytes) -> Message:
-        message = _parse(vertical_pb2.VerticalFinishRequest(), body)
-        self._feature_run(message.run_id).finish(message.recalibration)
-        self._journal(message.run_id, "vertical-finished")
-        return vertical_pb2.VerticalFinishReply(done=True)
-
-    # -- shared --
-
-    def _once(self, run_id: str, action: str, number: int, body: bytes, answer: Callable[[], Message]) -> Message:
-        """Answer a step once; the same request again gets the same bytes, another one for the step is refused."""
-        request = hashlib.sha256(body).digest()
-        last = self._answered.get((run_id, action))
-        if last is not None and last[0] == number and last[1] == request:
-            return last[2]
-        expected = 0 if last is None else last[0] + 1
-        if number != expected:
-            raise VerticalStepRefused(
-                f"Expected {action} of pass {expected}, found pass {number} or another request for an answered one;"
-                " an answer is given once."
-            )
-        reply = answer()
-        self._answered[run_id, action] = (number, request, reply)
+        reply = self._advance(request)
+        self._number = request.number
+        self._last = (told, reply)
         return reply
 
-    def _feature_run(self, run_id: str) -> FeatureRun:
-        run = self.run(run_id)
-        if not isinstance(run, FeatureRun):
-            raise VerticalStepRefused("Expected a step of a label holder, found one of a feature holder.")
-        return run
+    def _begin(self, attempt: int) -> None:
+        if self._placed is None:
+            own = self._side.rows(*self._proposal.tasks)
+            alignment = AlignmentStore(self._store, self._proposal.run_id)
+            self._placed = placed_rows(
+                self._membership.agreement, self._proposal, self._membership.member, own, alignment
+            )
+        party = Party(self._membership, self._proposal, self._ready, self._placed, self._rng)
+        self._attempt, self._awaits = attempt, ()
+        self._program = self._all_tasks(party, attempt)
+        self._journal("vertical attempt", number=attempt)
 
-    def _label_run(self, run_id: str) -> LabelRun:
-        run = self.run(run_id)
-        if not isinstance(run, LabelRun):
-            raise VerticalStepRefused("Expected a step of a feature holder, found one of the label holder.")
-        return run
+    def _advance(self, request: vertical_pb2.VerticalStepRequest) -> vertical_pb2.VerticalStepReply:
+        program, self._program = self._program, None  # an error below leaves nothing to go on with
+        if program is None:
+            raise AttemptLost("Expected an attempt that has begun, found none; start the training again.")
+        letters = {letter.sender: letter.body for letter in request.letters}
+        if set(letters) != set(self._awaits) or len(letters) != len(request.letters):
+            raise VerticalStepRefused(
+                f"Expected a letter of each of {', '.join(self._awaits) or 'nobody'}, found others; start again."
+            )
+        reply = vertical_pb2.VerticalStepReply()
+        try:
+            turn = next(program) if request.number == 0 else program.send(letters)
+            while True:
+                _post(reply, turn.letters)
+                if turn.progress is not None:
+                    _show(reply, turn.progress)
+                if turn.awaits:
+                    break
+                turn = program.send({})
+        except StopIteration as ended:
+            reply.done = True
+            reply.results.extend(ended.value)
+            return reply
+        except OneClassError as problem:
+            raise VerticalStepRefused(
+                f"The hold-out of run {self._proposal.run_id} cannot be evaluated: {problem}."
+            ) from problem
+        self._awaits = tuple(turn.awaits)
+        reply.awaits.extend(self._awaits)
+        self._program = program
+        return reply
 
-    def _journal(self, run_id: str, event: str, **details: str | int | list[str]) -> None:
-        self._store.journal(self._now(), run_id, event, **details)
+    def _all_tasks(self, party: Party, attempt: int) -> Program[list[vertical_pb2.VerticalResult]]:
+        session = yield from greet(party, attempt)
+        party = Party(party.membership, party.proposal, party.ready, party.rows, party.rng, session)
+        results = []
+        for task in self._proposal.tasks:
+            roster = party.roster(task)
+            trained: TrainedTower
+            if party.member in roster.label_holders:
+                budget = _StoredBudget(self._store, task, party.rows.own.data_version(task))
+                budget.require(self._proposal.settings.passes)
+                labelled = yield from LabelProgram(party, task, budget).run()
+                results.append(self._released(task, labelled))
+                trained = labelled
+            elif party.member in roster.feature_holders:
+                trained = yield from FeatureProgram(party, task).run()
+                results.append(vertical_pb2.VerticalResult(task=task, model_version=trained.version))
+            else:
+                continue
+            self._side.keep(trained, party.rows)
+            self._journal("vertical trained", task=task, version=trained.version)
+        return results
+
+    def _released(self, task: str, trained: TrainedLabel) -> vertical_pb2.VerticalResult:
+        table = vertical_table(self._proposal, self._ready, task, trained)
+        signed = sign_release(table, self._membership.identity.private)
+        self._journal("released", task=task, table=table.digest().hex())
+        return vertical_pb2.VerticalResult(
+            task=task, released=signed.released, signature=signed.signature, model_version=trained.version
+        )
+
+    def _journal(self, event: str, **details: str | int | list[str]) -> None:
+        self._store.journal(self._now(), self._proposal.run_id, event, **details)
 
 
-def _pass_of(message: Message) -> int:
-    return int(getattr(message, "pass"))  # a keyword of Python, so not an attribute that can be written
+class _StoredBudget:
+    """One task's label budget on this node's disk."""
+
+    def __init__(self, store: NodeStore, task: str, version: bytes) -> None:
+        self._store = store
+        self._task = task
+        self._version = version
+
+    def require(self, passes: int) -> None:
+        """Refuse a run that could not be finished, before anything of it leaves."""
+        _, begun = self._store.label_queries(self._task, self._version)
+        if begun + passes > MAX_PASSES:
+            raise VerticalStepRefused(
+                f"Expected at most {MAX_PASSES} passes over the labels of these rows, found {begun} before this run "
+                f"and {passes} in it; use newer data (rule B5)."
+            )
+
+    def asked(self) -> int:
+        return self._store.label_queries(self._task, self._version)[0]
+
+    def begin_pass(self) -> None:
+        asked, begun = self._store.label_queries(self._task, self._version)
+        if begun >= MAX_PASSES:
+            raise VerticalStepRefused(f"Expected at most {MAX_PASSES} passes over these labels, found one more (B5).")
+        self._store.save_label_queries(self._task, self._version, asked=asked, passes=begun + 1)
+
+    def charge(self, asked: int) -> None:
+        _, begun = self._store.label_queries(self._task, self._version)
+        self._store.save_label_queries(self._task, self._version, asked=asked, passes=begun)
 
 
-def _parse(message: M, body: bytes) -> M:
-    try:
-        message.ParseFromString(body)
-    except DecodeError:
-        raise VerticalStepRefused(
-            f"Expected a {type(message).__name__}, found {len(body)} bytes that are none; "
-            "coordinator and node must run the same release."
-        ) from None
-    return message
+def _post(reply: vertical_pb2.VerticalStepReply, letters: Mapping[str, bytes]) -> None:
+    """Add letters to a reply, equal ones once."""
+    recipients: dict[bytes, list[str]] = {}
+    for member, body in letters.items():
+        recipients.setdefault(body, []).append(member)
+    for body, members in recipients.items():
+        reply.posts.add(recipients=members, body=body)
+
+
+def _show(reply: vertical_pb2.VerticalStepReply, progress: Progress) -> None:
+    reply.progress.task, reply.progress.number, reply.progress.of = progress.task, progress.number, progress.of

@@ -12,9 +12,10 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from policies.agreement import Agreement, Name, Slug
+from policies.alignment import feature_holders, members_of_role
 from policies.closed_model import ClosedModel, parse_model, parse_toml, read_bounded, shown, shown_path
 from policies.errors import GuardRefused
-from policies.vertical_proposal import VerticalProposal
+from policies.proposal import RunProposal
 from protos.private_set_intersection.session import Limits
 
 _HINT = "`tallystick node init` writes a complete example"
@@ -131,44 +132,55 @@ def check_proposal(
         )
 
 
-def check_vertical_proposal(
-    policy: NodePolicy, agreement: Agreement, *, member: str, proposal: VerticalProposal
-) -> None:
-    """Return if this node may take part in the proposed vertical run.
+def check_vertical(policy: NodePolicy, agreement: Agreement, proposal: RunProposal) -> None:
+    """Return if a vertical run shows nobody a single member's numbers; `check_proposal` has passed for each task.
+
+    1. As many label holders as hide each other: one, or c + 2 (rule B6); as many members a role: one, or c + 2 (A9).
+    2. As many feature holders as hide each other from a label holder, unless the agreement shows it (B5).
+    3. No more passes than the owner allows rounds.
 
     Args:
         policy: The owner's rules.
         agreement: The agreement that the run names.
-        member: This node's id.
         proposal: The run.
 
     Raises:
         GuardRefused: The first rule that is not met.
-        AgreementRefused: The agreement does not know the task or a member.
     """
-    terms = agreement.task(proposal.task)
-    _allowed("purpose", proposal.purpose, terms.purposes, f"the agreement for task {proposal.task!r}")
-    _allowed("task", proposal.task, policy.tasks, "this node's policy")
-    _allowed("purpose", proposal.purpose, policy.purposes, "this node's policy")
-    _allowed("method", "vertical", policy.methods, "this node's policy")
-    if member not in proposal.cohort:
-        raise GuardRefused(f"expected a cohort with this node ({member}), found one without; propose the run again.")
-    roles = [agreement.member(member_id).role for member_id in proposal.cohort]
-    if agreement.member(proposal.label_holder).role != terms.label_role or len(set(roles)) != len(roles):
+    privacy = agreement.privacy
+    least = privacy.max_colluders + 2
+    if agreement.release.policy != "members":
         raise GuardRefused(
-            f"expected a label holder of role {terms.label_role!r} and one member of each other role, found others;"
-            " propose the run with one member a role."
+            'expected release policy "members" in the agreement of a vertical run, whose towers stay with their roles, '
+            f"found {agreement.release.policy!r}; change the agreement, or train horizontally."
         )
-    visible = agreement.privacy.partial_scores_visible_to_label_holder
-    if len(proposal.cohort) < policy.min_cohort and not visible:
-        raise GuardRefused(
-            f"expected a cohort of at least {policy.min_cohort} (min_cohort of this node's policy), found"
-            f" {len(proposal.cohort)}; a smaller one needs partial_scores_visible_to_label_holder in the agreement."
-        )
-    if proposal.passes > policy.max_rounds:
+    for task in proposal.tasks:
+        label_role = agreement.task(task).label_role
+        holders = feature_holders(agreement, proposal, task)
+        if not agreement.features_of(label_role) or not holders:
+            raise GuardRefused(
+                f"expected features at the label's role ({label_role}) and members of another role beside it, found "
+                f"none for task {task!r}; propose another cohort, or train horizontally."
+            )
+        for role in sorted({label_role, *(agreement.member(member).role for member in holders)}):
+            count = len(members_of_role(agreement, proposal, role))
+            if count == 0 or 1 < count < least:
+                raise GuardRefused(
+                    f"expected one member of role {role!r}, or at least {least} (max_colluders + 2), found {count}; "
+                    "with so few each would read the others' part of the role's sums: propose the run without them, "
+                    "or with more."
+                )
+        needed = max(privacy.max_colluders, 1) + 1  # one colluder is the label holder itself
+        if len(holders) < needed and not privacy.partial_scores_visible_to_label_holder:
+            raise GuardRefused(
+                f"expected at least {needed} feature holders for task {task!r}, so that a label holder sees sums "
+                f"alone, found {len(holders)}; add members, or set partial_scores_visible_to_label_holder in the "
+                "agreement."
+            )
+    if proposal.settings.passes > policy.max_rounds:
         raise GuardRefused(
             f"expected at most {policy.max_rounds} passes (max_rounds of this node's policy), found"
-            f" {proposal.passes}; propose fewer."
+            f" {proposal.settings.passes}; propose fewer."
         )
 
 

@@ -18,8 +18,9 @@ from policies.errors import UserError
 
 MAX_PROPOSAL_BYTES = 64 * 1024
 MemberId = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9-]{1,30}$")]
+TaskName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
 Hex32 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-ACROSS_ROLES = frozenset({"alignment"})
+ACROSS_ROLES = frozenset({"alignment", "vertical"})
 """Methods whose cohort brings members without the label too."""
 _OPERATOR_DOMAIN = b"tallystick/v1/run/operator"
 _COSIGNER_DOMAIN = b"tallystick/v1/run/cosigner"
@@ -31,15 +32,16 @@ class ProposalRefused(UserError):
 
 
 class MethodSettings(BaseModel):
-    """Hyper-parameters of a horizontal run; units and ranges in the names and bounds.
+    """Hyper-parameters of a run; units and ranges in the names and bounds.
 
     The defaults are those of the demo: damped Newton on the additive tower.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    method: Literal["newton", "fedavg", "fedprox", "fedadam", "alignment"] = "newton"
-    """`alignment` trains nothing: members of several roles find the entities that they have in common."""
+    method: Literal["newton", "fedavg", "fedprox", "fedadam", "alignment", "vertical"] = "newton"
+    """`alignment` trains nothing: members of several roles find the entities that they have in common. `vertical` does
+    the same and then trains on them: the label at one role, columns at all of them."""
     rounds: Annotated[int, Field(ge=1, le=1000)] = 12
     """Training rounds; `newton` takes it as an upper limit and stops where it has converged."""
     local_epochs: Annotated[int, Field(ge=1, le=100)] = 1
@@ -53,6 +55,16 @@ class MethodSettings(BaseModel):
     target_parameters: Annotated[int, Field(ge=0, le=50_000_000)] = 0
     """For neural towers: choose hidden layers of about this many parameters; 0 keeps the agreement's layers."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    passes: Annotated[int, Field(ge=2, le=7)] = 5
+    """Gradient passes of a vertical run; each shows the label holders one noisy sum a row (rule B5)."""
+    pairs: Annotated[int, Field(ge=0, le=10)] = 0
+    """Pairwise terms within each role of a vertical run, at most."""
+
+    @model_validator(mode="after")
+    def _pairs_need_a_pass_of_their_own(self) -> Self:
+        if self.pairs and self.passes < 3:
+            raise ValueError("pairwise terms need at least 3 passes")
+        return self
 
 
 class RunProposal(BaseModel):
@@ -63,7 +75,9 @@ class RunProposal(BaseModel):
     format: Literal["tallystick-run/1"] = "tallystick-run/1"
     run_id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9-]{7,63}$")]
     agreement_hash: Hex32
-    task: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
+    task: TaskName
+    further_tasks: Annotated[tuple[TaskName, ...], Field(max_length=8)] = ()
+    """More tasks of a vertical run, trained one after the other on one alignment."""
     purpose: Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_-]{0,63}$")]
     cohort: Annotated[tuple[MemberId, ...], Field(min_length=1, max_length=1024)]
     settings: MethodSettings
@@ -74,6 +88,19 @@ class RunProposal(BaseModel):
         if list(self.cohort) != sorted(set(self.cohort)):
             raise ValueError("cohort must be sorted and hold every member once")
         return self
+
+    @model_validator(mode="after")
+    def _tasks_are_different(self) -> Self:
+        if len(set(self.tasks)) != len(self.tasks):
+            raise ValueError("every task of a run must be named once")
+        if self.further_tasks and self.settings.method != "vertical":
+            raise ValueError("only a vertical run has further tasks")
+        return self
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """All tasks of the run, in order."""
+        return (self.task, *self.further_tasks)
 
     @property
     def across_roles(self) -> bool:

@@ -191,6 +191,10 @@ class ReleasedTable(ReleaseModel):
     roc: Annotated[tuple[RocPoint, ...], Field(max_length=2_001)] = ()
     histogram: Annotated[tuple[HistogramBin, ...], Field(max_length=100)] = ()
     features: Annotated[tuple[FeatureShape, ...], Field(max_length=1_000)] = ()
+    federated_version: Hex32 | None = None
+    """Version of a model that no party holds as a whole, made of its towers' keyed hashes; None of others."""
+    bias_log_odds: Figure | None = None
+    """What such a model's towers are added to."""
 
     @model_validator(mode="after")
     def _speaks_of_its_cohort_only(self) -> Self:

@@ -7,9 +7,12 @@ from itertools import pairwise
 
 import numpy as np
 
+from models.aligned_rows import AlignedRows
 from models.features import FloatArray, InputFeature
+from models.label_tower import LabelTower
 from models.metrics import auc
-from models.vertical import LabelTower, VerticalSettings
+from models.role_totals import alone
+from models.vertical import VerticalSettings
 from models.vertical_basis import fit_basis
 
 _REFITS = 4
@@ -43,17 +46,24 @@ class UnsafeVerticalAuditor:
         chosen = [feature for role in roles for feature in self._features[role]]
         columns, label = self._training
         settings = self._settings
-        known = np.ones(len(label), dtype=np.bool_)
-        basis = fit_basis(chosen, columns, known, bins=settings.bins, min_rows=settings.min_rows_per_column)
-        tower = LabelTower(basis, basis.levels(columns), label, settings=settings, feature_holders=0)
+        basis = alone(
+            fit_basis(
+                chosen,
+                AlignedRows(columns, {"auditor": np.arange(len(label))}),
+                bins=settings.bins,
+                min_rows=settings.min_rows_per_column,
+                max_colluders=settings.max_colluders,
+            )
+        )
+        tower = alone(LabelTower.start(basis, basis.levels(columns), label, settings=settings, feature_holders=0))
         nothing = np.zeros(len(label))
         for _ in range(_REFITS):
-            tower.refit(nothing)
+            alone(tower.refit(nothing))
         if settings.pairs:
             ends = np.cumsum([0, *(len(self._features[role]) for role in roles)]).tolist()
-            tower.choose_own_pairs(nothing, [range(a, b) for a, b in pairwise(ends)])
+            alone(tower.choose_own_pairs(nothing, [range(a, b) for a, b in pairwise(ends)]))
             for _ in range(_REFITS):
-                tower.refit(nothing)
+                alone(tower.refit(nothing))
         trained, bias = tower.tower()
         held, held_label = self._holdout
         return float(auc(held_label, bias + trained.scores(basis.levels(held))))

@@ -54,7 +54,7 @@ class Release(StrEnum):
 
 
 @app.command()
-def new(  # noqa: PLR0917 - one argument for each option
+def new(
     members: Annotated[list[str], typer.Option(help="id:role, repeated or separated by commas.", show_default=False)],
     example: Annotated[Example | None, typer.Option(help="A ready-made feature contract.")] = None,
     features: Annotated[

@@ -21,6 +21,8 @@ SENTENCES = {
     "released": "model released, version {version}",
     "aligning": "aligning the entities of {pairs} pairs of members",
     "aligned": "{pairs} pairs aligned; how many entities are common stands in each feature holder's journal",
+    "training": "training starts at {members} members",
+    "pass": "{task}: pass {number} of {of}",
     "finished": "finished: AUC {auc}",
     "failed": "failed: {reason}",
 }
@@ -72,7 +74,7 @@ class RunProgress:
                 self._console.print(sentence, highlight=False)
             return
         self._bar.update(self._task, description=sentence)
-        if event == "opened" and details.get("purpose") == "train":
+        if event == "pass" or (event == "opened" and details.get("purpose") == "train"):
             self._bar.advance(self._task)
         if event == "finished":
             self._bar.update(self._task, completed=self._bar.tasks[0].total)

@@ -17,14 +17,18 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 )
 def train(
     settings: Annotated[Path, typer.Option(help="The coordinator's settings file.")],
-    task: Annotated[str, typer.Option(help="Task of the agreement.")],
+    task: Annotated[str, typer.Option(help="Task of the agreement; several, comma-separated, in a vertical run.")],
     purpose: Annotated[str, typer.Option(help="Purpose that the agreement allows for the task.")],
-    method: Annotated[str, typer.Option(help="newton, fedavg, fedprox, fedadam; alignment trains nothing.")] = "newton",
+    method: Annotated[
+        str, typer.Option(help="newton, fedavg, fedprox, fedadam; vertical; alignment trains nothing.")
+    ] = "newton",
     rounds: Annotated[int, typer.Option(help="Training rounds; newton stops where it has converged.")] = 12,
     local_epochs: Annotated[int, typer.Option(help="Passes over a member's rows per round (fed*).")] = 1,
     batch_size: Annotated[int, typer.Option(help="Rows of a local step (fed*).")] = 1024,
     learning_rate: Annotated[float, typer.Option(help="Of the local optimiser (fed*).")] = 0.02,
     seed: Annotated[int, typer.Option(help="Public seed of initial weights and shuffles.")] = 0,
+    passes: Annotated[int, typer.Option(help="Gradient passes over the labels (vertical).")] = 5,
+    pairs: Annotated[int, typer.Option(help="Pairwise terms within a role, at most (vertical).")] = 0,
     wait_online_s: Annotated[float, typer.Option(help="Seconds to wait for the cohort to connect.")] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a progress bar.")] = False,
 ) -> None:
@@ -44,9 +48,11 @@ def train(
     from policies.state_lock import is_served
     from tallystick.progress import RunProgress
 
+    tasks = [name.strip() for name in task.split(",")]
     try:
         request = RunRequest(
-            task=task,
+            task=tasks[0],
+            further_tasks=tuple(tasks[1:]),
             purpose=purpose,
             settings=MethodSettings.model_validate(
                 {
@@ -56,6 +62,8 @@ def train(
                     "batch_size": batch_size,
                     "learning_rate": learning_rate,
                     "seed": seed,
+                    "passes": passes,
+                    "pairs": pairs,
                 }
             ),
             wait_online_s=wait_online_s,
@@ -73,7 +81,8 @@ def train(
     store = CoordinatorStore(state_dir)
     run_id = f"run-{secrets.token_hex(6)}"
     store.queue_run(run_id, request.to_bytes())
-    with RunProgress(rounds, plain=as_json) as progress:
+    steps = passes * len(tasks) if method == "vertical" else rounds
+    with RunProgress(steps, plain=as_json) as progress:
         for event in follow(store, run_id):
             if as_json:
                 typer.echo(json.dumps({"run_id": run_id, "at": event.at, "event": event.event, **event.details}))

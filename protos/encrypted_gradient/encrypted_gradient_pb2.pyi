@@ -178,3 +178,31 @@ class MaskedScores(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___MaskedScores: _TypeAlias = MaskedScores  # noqa: Y015
+
+@_typing.final
+class HoldoutScores(_message.Message):
+    """The same on the rows that are held out, once, after the last pass: rounded to 1/64 and without noise, as a score is."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SESSION_FIELD_NUMBER: _builtins.int
+    FEATURE_HOLDER_FIELD_NUMBER: _builtins.int
+    WORDS_FIELD_NUMBER: _builtins.int
+    session: _builtins.bytes
+    feature_holder: _builtins.str
+    words: _builtins.bytes
+    """hold-out rows x 8 bytes, little endian"""
+    def __init__(
+        self,
+        *,
+        session: _builtins.bytes = ...,
+        feature_holder: _builtins.str = ...,
+        words: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature_holder", b"feature_holder", "session", b"session", "words", b"words"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HoldoutScores: _TypeAlias = HoldoutScores  # noqa: Y015

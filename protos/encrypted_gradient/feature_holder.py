@@ -30,7 +30,7 @@ from protos.encrypted_gradient.sampling import Rng, Words, flooding, fresh_strea
 from protos.encrypted_gradient.seal_edge import seal_runtime
 from protos.encrypted_gradient.seeded import second_polynomial
 from protos.encrypted_gradient.session import SessionTerms, SlotShape, expect_pass, residuals_bytes
-from protos.encrypted_gradient.support import Levels, check_column_bounds, check_support
+from protos.encrypted_gradient.support import CheckedColumns, Levels
 from protos.sealed_sum.keys import SigningKey
 from protos.sealed_sum.wire import sign
 
@@ -40,35 +40,33 @@ DEFAULT_CACHED_PLAINTEXTS = 1024  # 196 KB each
 class PreparedColumns:
     """Basis columns as plaintexts in NTT form, made once and used in every pass.
 
-    Columns are checked here, so that nothing unchecked can be multiplied: range and wrap-around (B1), support (B3).
+    They come from `CheckedColumns` alone, so that nothing unchecked can be multiplied.
     """
 
     def __init__(
         self,
-        levels: Levels,
+        checked: CheckedColumns,
+        label_holder: str,
         shape: SlotShape,
         *,
-        min_rows: int,
         max_cached: int = DEFAULT_CACHED_PLAINTEXTS,
         known: PreparedColumns | None = None,
     ) -> None:
-        """Check and encode.
+        """Encode.
 
         Args:
-            levels: Basis values as whole numbers in [0, 127], shape (rows, columns), in the session's order of rows.
+            checked: This member's columns for all label holders.
+            label_holder: Whose rows.
             shape: How they lie in slots.
-            min_rows: `min_rows_per_column` of the agreement.
             max_cached: Plaintexts kept in memory; the others are encoded again in every pass.
             known: Earlier columns whose plaintexts are taken over where they are the same.
 
         Raises:
-            ColumnBetraysRows: A column with too little support.
-            GradientBounds: Values or sums outside their range, or another number of rows.
+            GradientBounds: Another number of rows.
         """
-        if levels.ndim != 2 or len(levels) != shape.rows:
+        levels = checked.levels[label_holder]
+        if len(levels) != shape.rows:
             raise GradientBounds(f"expected columns of {shape.rows} rows, found {len(levels)}")
-        check_column_bounds(levels)
-        check_support(levels, min_rows)
         self.shape = shape
         self.columns = int(levels.shape[1])
         self._levels = levels
@@ -210,8 +208,7 @@ def multiply_residuals(
     masks = uniform_slots(stream, (groups, POLY_MODULUS_DEGREE))
     answers = np.empty((groups, 2, 1, POLY_MODULUS_DEGREE), dtype=np.uint64)
     for group in range(groups):
-        total = product_of_group(columns, encrypted, group)
-        hide_columns(total, key.encrypt(masks[group]), stream)
+        total = hide_columns(product_of_group(columns, encrypted, group), key.encrypt(masks[group]), stream)
         runtime.evaluator.mod_switch_to_inplace(total, runtime.last_id)
         answers[group] = runtime.residues(total)
     message = MaskedProducts(
@@ -226,8 +223,12 @@ def multiply_residuals(
     return MaskedAnswer(sign(identity, "masked-products", message), mask_sums)
 
 
-def product_of_group(columns: PreparedColumns, encrypted: Sequence[Any], group: int) -> Any:
-    """Sum over chunks of ct * a, three primes, coefficient form. It still shows the columns: never send it."""
+def product_of_group(columns: PreparedColumns, encrypted: Sequence[Any], group: int) -> Any | None:
+    """Sum over chunks of ct * a, three primes, coefficient form. It still shows the columns: never send it.
+
+    Returns:
+        None where all of the columns are zero on these rows: nobody that this member knows is among them.
+    """
     evaluator = seal_runtime().evaluator
     total = product = None
     for chunk, ciphertext in enumerate(encrypted):
@@ -241,22 +242,25 @@ def product_of_group(columns: PreparedColumns, encrypted: Sequence[Any], group: 
             product = product or seal.Ciphertext()
             evaluator.multiply_plain(ciphertext, plaintext, product)
             evaluator.add_inplace(total, product)
-    if total is None:
-        raise GradientBounds("expected a group of columns with weight, found zeros alone")
-    evaluator.transform_from_ntt_inplace(total)
+    if total is not None:
+        evaluator.transform_from_ntt_inplace(total)
     return total
 
 
-def hide_columns(total: Any, mask: Any, stream: Rng) -> None:
-    """Add Enc_pk(mask) and E to a product, in place (rule B2).
+def hide_columns(total: Any | None, mask: Any, stream: Rng) -> Any:
+    """Add Enc_pk(mask) and E to a product (rule B2); without a product, what is left looks the same.
 
     The fresh encryption makes the second polynomial independent of the columns; E drowns what the noise says.
     """
     runtime = seal_runtime()
-    runtime.evaluator.add_inplace(total, mask)
+    if total is None:
+        total = mask
+    else:
+        runtime.evaluator.add_inplace(total, mask)
     noise = np.zeros((2, len(PRIMES), POLY_MODULUS_DEGREE), dtype=np.uint64)
     noise[0] = flooding(stream, PRIMES, POLY_MODULUS_DEGREE)
     runtime.evaluator.add_inplace(total, runtime.ciphertext(noise, ntt=False))
+    return total
 
 
 def open_folded(

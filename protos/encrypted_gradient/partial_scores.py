@@ -7,12 +7,13 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from protos.encrypted_gradient.encrypted_gradient_pb2 import MaskedScores
-from protos.encrypted_gradient.errors import GradientBounds, MalformedGradient, TooFewContributors
+from protos.encrypted_gradient.encrypted_gradient_pb2 import HoldoutScores, MaskedScores
+from protos.encrypted_gradient.errors import GradientBounds, MalformedGradient, TooFewContributors, WrongPass
 from protos.encrypted_gradient.messages import expect_header, open_message
 from protos.encrypted_gradient.parameters import SCORE_NOISE_SIGMA, SCORE_UNIT
-from protos.encrypted_gradient.sampling import Rng, fresh_stream, gaussian, keystream
+from protos.encrypted_gradient.sampling import Rng, fresh_stream, gaussian
 from protos.encrypted_gradient.session import SessionTerms, expect_pass
+from protos.masked_sum.masking import add_pairwise
 from protos.sealed_sum.canonical import encode
 from protos.sealed_sum.keys import SigningKey, agree, derive
 from protos.sealed_sum.secret import AgreementSecret, MaskSeed
@@ -47,7 +48,7 @@ def score_seed(
     member: str,
     peer: str,
     agreement_hash: bytes,
-    terms: SessionTerms,
+    session: bytes,
     pass_number: int,
     purpose: str = "partial-scores",
 ) -> MaskSeed:
@@ -59,12 +60,14 @@ def score_seed(
         member: This member's id.
         peer: The peer's id.
         agreement_hash: 32 bytes.
-        terms: The session.
+        session: What both mean, 32 bytes: `SessionTerms.digest()` between feature holders, a digest over all label
+            holders' terms between these.
         pass_number: From 0.
-        purpose: What it masks: `partial-scores`, or `folded-sums/<feature holder>` between label holders (B6).
+        purpose: What it masks: `partial-scores`, `holdout-scores`, or `folded-sums/<feature holder>` between label
+            holders (B6).
     """
     first, second = sorted((member, peer))
-    info = encode("encrypted-gradient/seed", purpose, terms.digest(), pass_number, first, second)
+    info = encode("encrypted-gradient/seed", purpose, session, pass_number, first, second)
     return derive(agree(secret, peer_public_key, peer), MaskSeed, salt=agreement_hash, info=info)
 
 
@@ -98,20 +101,43 @@ def mask_scores(
     """
     expect_pass(pass_number, terms)
     rows = terms.shape.rows
+    _check_scores(scores, rows)
+    noisy = scores + gaussian(fresh_stream(rng), noise_sigma, rows)
+    words = _masked(noisy, member, pairwise)
+    message = MaskedScores(session=terms.digest(), feature_holder=member, words=words, **{"pass": pass_number})
+    return sign(identity, "masked-scores", message)
+
+
+def mask_holdout_scores(
+    scores: NDArray[np.float64],
+    terms: SessionTerms,
+    *,
+    member: str,
+    pairwise: Sequence[tuple[str, MaskSeed]],
+    identity: SigningKey,
+) -> bytes:
+    """Partial scores of the held-out rows, once a session, for the evaluation; store the bytes and resend them.
+
+    Rounded to 1/64 and masked, but without noise: a model is judged by the scores that it serves, and a served score
+    is just such a sum (section 3). No residual was ever computed on these rows.
+
+    Args, errors: As `mask_scores`; the scores are those of the held-out rows, the seeds of purpose `holdout-scores`.
+    """
+    _check_scores(scores, terms.holdout_rows)
+    words = _masked(scores, member, pairwise)
+    return sign(identity, "holdout-scores", HoldoutScores(session=terms.digest(), feature_holder=member, words=words))
+
+
+def _check_scores(scores: NDArray[np.float64], rows: int) -> None:
     if scores.shape != (rows,) or not np.all(np.abs(scores) <= LARGEST_SCORE):
         raise GradientBounds(f"expected {rows} partial scores within +-{LARGEST_SCORE:g}, found others")
-    noisy = scores + gaussian(fresh_stream(rng), noise_sigma, rows)
-    words = np.rint(noisy * SCORE_UNIT).astype(np.int64).view(np.uint64).copy()
-    for peer, seed in pairwise:
-        mask = np.frombuffer(keystream(seed, 8 * rows), dtype="<u8")
-        words = words + mask if peer > member else words - mask
-    message = MaskedScores(
-        session=terms.digest(),
-        feature_holder=member,
-        words=words.astype("<u8").tobytes(),
-        **{"pass": pass_number},
-    )
-    return sign(identity, "masked-scores", message)
+
+
+def _masked(scores: NDArray[np.float64], member: str, pairwise: Sequence[tuple[str, MaskSeed]]) -> bytes:
+    """Rounded to 1/64 and masked modulo 2^64."""
+    words = np.rint(scores * SCORE_UNIT).astype(np.int64).view(np.uint64).copy()
+    add_pairwise(words, member, pairwise)
+    return words.astype("<u8").tobytes()
 
 
 def sum_scores(
@@ -128,8 +154,7 @@ def sum_scores(
         MalformedGradient: A message has another number of rows, or a feature holder's is missing.
         WrongPass: Another session, pass or member.
     """
-    if {member for member, _, _ in messages} != set(terms.columns) or len(messages) != len(terms.columns):
-        raise MalformedGradient("expected one message of every feature holder of the session, found others")
+    _check_everybody(messages, terms)
     rows = terms.shape.rows
     total = np.zeros(rows, dtype=np.uint64)
     for member, identity_key, data in messages:
@@ -141,3 +166,28 @@ def sum_scores(
             raise MalformedGradient(f"expected {8 * rows} bytes of scores, found {len(opened.words)}")
         total += np.frombuffer(opened.words, dtype="<u8")
     return np.asarray(total.view(np.int64) / SCORE_UNIT)
+
+
+def sum_holdout_scores(messages: Sequence[tuple[str, bytes, bytes]], terms: SessionTerms) -> NDArray[np.float64]:
+    """The sum of all feature holders' partial scores on the held-out rows, shape (holdout_rows,).
+
+    Args, errors: As `sum_scores`.
+    """
+    _check_everybody(messages, terms)
+    rows = terms.holdout_rows
+    total = np.zeros(rows, dtype=np.uint64)
+    for member, identity_key, data in messages:
+        opened = open_message(
+            HoldoutScores, data, 8 * rows, domain="holdout-scores", member=member, identity_key=identity_key
+        )
+        if opened.session != terms.digest() or opened.feature_holder != member:
+            raise WrongPass("expected hold-out scores of this session's feature holder, found others")
+        if len(opened.words) != 8 * rows:
+            raise MalformedGradient(f"expected {8 * rows} bytes of scores, found {len(opened.words)}")
+        total += np.frombuffer(opened.words, dtype="<u8")
+    return np.asarray(total.view(np.int64) / SCORE_UNIT)
+
+
+def _check_everybody(messages: Sequence[tuple[str, bytes, bytes]], terms: SessionTerms) -> None:
+    if {member for member, _, _ in messages} != set(terms.columns) or len(messages) != len(terms.columns):
+        raise MalformedGradient("expected one message of every feature holder of the session, found others")

@@ -99,6 +99,7 @@ class SessionTerms:
         shape: Rows and repeats.
         alignment_digest: Hash of what the two sides agreed their rows to be, 32 bytes.
         passes: Passes of the session, candidate pairs' pass included.
+        holdout_rows: Aligned rows on which the model is evaluated at the end.
     """
 
     epoch_id: bytes
@@ -107,6 +108,7 @@ class SessionTerms:
     shape: SlotShape
     alignment_digest: bytes
     passes: int
+    holdout_rows: int = 0
 
     def __post_init__(self) -> None:
         if not 1 <= self.passes <= MAX_PASSES:
@@ -128,6 +130,7 @@ class SessionTerms:
             self.shape.rows,
             self.shape.repeat,
             self.passes,
+            self.holdout_rows,
             *parts,
         )
 

@@ -61,6 +61,7 @@ def test_every_field_is_in_the_digest():
         "run_id": "run-00000002",
         "agreement_hash": "ac" * 32,
         "task": "fraud",
+        "further_tasks": ("fraud",),
         "purpose": "audit",
         "cohort": ("bank-1", "bank-2", "bank-4"),
         "nonce": "ce" * 32,
@@ -78,6 +79,8 @@ def test_every_field_is_in_the_digest():
                 "clip": 0.25,
                 "target_parameters": 9,
                 "seed": 9,
+                "passes": 4,
+                "pairs": 2,
             }.items()
         },
     }

@@ -38,7 +38,7 @@ def test_residues_are_packed_at_54_bits_little_endian():
 
 def test_session_digest_is_golden_and_says_everything():
     terms = SessionTerms(bytes(32), "lender", {"shipper": 155, "payer": 7}, SlotShape(21_000, 6), SEED, 8)
-    assert terms.digest().hex() == "51b4c4155a85bf31d4c900e5e74add552309600902845efd48cf2fe50305373a"
+    assert terms.digest().hex() == "fa67601767c7fa30be2413fc974cc5e2989743bae9a25e9cad3bcefbc03be968"
     others = [
         SessionTerms(bytes(31) + b"1", "lender", terms.columns, terms.shape, SEED, 8),
         SessionTerms(bytes(32), "bank", terms.columns, terms.shape, SEED, 8),
@@ -47,6 +47,7 @@ def test_session_digest_is_golden_and_says_everything():
         SessionTerms(bytes(32), "lender", terms.columns, SlotShape(21_001, 6), SEED, 8),
         SessionTerms(bytes(32), "lender", terms.columns, terms.shape, bytes(32), 8),
         SessionTerms(bytes(32), "lender", terms.columns, terms.shape, SEED, 7),
+        SessionTerms(bytes(32), "lender", terms.columns, terms.shape, SEED, 8, holdout_rows=9),
     ]
-    assert len({terms.digest(), *(other.digest() for other in others)}) == 8
+    assert len({terms.digest(), *(other.digest() for other in others)}) == 9
     assert len(gradient_parameters_digest()) == 32

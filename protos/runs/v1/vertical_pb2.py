@@ -24,59 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/runs/v1/vertical.proto\x12\x0eprotos.runs.v1\"\xb6\x01\n\x14VerticalAnnouncement\x12\x17\n\x0fproposal_digest\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\x0c\x12\x1a\n\x12masking_public_key\x18\x04 \x01(\x0c\x12\x0c\n\x04rows\x18\x05 \x01(\r\x12\x18\n\x10\x61lignment_digest\x18\x06 \x01(\x0c\x12\x0f\n\x07\x63olumns\x18\x07 \x01(\r\x12\x11\n\tbase_rate\x18\x08 \x01(\x01\")\n\x11VerticalJoinReply\x12\x14\n\x0c\x61nnouncement\x18\x01 \x01(\x0c\"<\n\x13VerticalOpenRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rannouncements\x18\x02 \x03(\x0c\")\n\x11VerticalOpenReply\x12\x14\n\x0cgradient_key\x18\x01 \x01(\x0c\":\n\x12VerticalKeyRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x14\n\x0cgradient_key\x18\x02 \x01(\x0c\"J\n\x15VerticalScoresRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04pass\x18\x02 \x01(\r\x12\x13\n\x0b\x66olded_sums\x18\x03 \x01(\x0c\",\n\x13VerticalScoresReply\x12\x15\n\rmasked_scores\x18\x01 \x01(\x0c\"\xc0\x01\n\x18VerticalResidualsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04pass\x18\x02 \x01(\r\x12Q\n\rmasked_scores\x18\x03 \x03(\x0b\x32:.protos.runs.v1.VerticalResidualsRequest.MaskedScoresEntry\x1a\x33\n\x11MaskedScoresEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"L\n\x16VerticalResidualsReply\x12\x1b\n\x13\x65ncrypted_residuals\x18\x01 \x01(\x0c\x12\x15\n\rrecalibration\x18\x02 \x01(\x0c\"T\n\x17VerticalProductsRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04pass\x18\x02 \x01(\r\x12\x1b\n\x13\x65ncrypted_residuals\x18\x03 \x01(\x0c\"G\n\x15VerticalProductsReply\x12\x17\n\x0fmasked_products\x18\x01 \x01(\x0c\x12\x15\n\rextra_columns\x18\x02 \x01(\r\"\xbf\x02\n\x13VerticalFoldRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0c\n\x04pass\x18\x02 \x01(\r\x12P\n\x0fmasked_products\x18\x03 \x03(\x0b\x32\x37.protos.runs.v1.VerticalFoldRequest.MaskedProductsEntry\x12L\n\rextra_columns\x18\x04 \x03(\x0b\x32\x35.protos.runs.v1.VerticalFoldRequest.ExtraColumnsEntry\x1a\x35\n\x13MaskedProductsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\x1a\x33\n\x11\x45xtraColumnsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"\x8e\x01\n\x11VerticalFoldReply\x12\x46\n\x0b\x66olded_sums\x18\x01 \x03(\x0b\x32\x31.protos.runs.v1.VerticalFoldReply.FoldedSumsEntry\x1a\x31\n\x0f\x46oldedSumsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x0c:\x02\x38\x01\"7\n\x15VerticalRecalibration\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\r\n\x05slope\x18\x02 \x01(\x01\">\n\x15VerticalFinishRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x15\n\rrecalibration\x18\x02 \x01(\x0c\"#\n\x13VerticalFinishReply\x12\x0c\n\x04\x64one\x18\x01 \x01(\x08\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/runs/v1/vertical.proto\x12\x0eprotos.runs.v1\"o\n\x13VerticalStepRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\'\n\x07letters\x18\x04 \x03(\x0b\x32\x16.protos.runs.v1.Letter\"&\n\x06Letter\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"(\n\x04Post\x12\x12\n\nrecipients\x18\x01 \x03(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\xbb\x01\n\x11VerticalStepReply\x12#\n\x05posts\x18\x01 \x03(\x0b\x32\x14.protos.runs.v1.Post\x12\x0e\n\x06\x61waits\x18\x02 \x03(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\x32\n\x08progress\x18\x04 \x01(\x0b\x32 .protos.runs.v1.VerticalProgress\x12/\n\x07results\x18\x05 \x03(\x0b\x32\x1e.protos.runs.v1.VerticalResult\"<\n\x10VerticalProgress\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\n\n\x02of\x18\x03 \x01(\r\"Z\n\x0eVerticalResult\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x10\n\x08released\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x15\n\rmodel_version\x18\x04 \x01(\t\"j\n\rVerticalHello\x12\x10\n\x08\x65poch_id\x18\x01 \x01(\x0c\x12\x17\n\x0fproposal_digest\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x0e\n\x06member\x18\x04 \x01(\t\x12\r\n\x05nonce\x18\x05 \x01(\x0c\"N\n\x0cVerticalRows\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\r\x12\x0f\n\x07holdout\x18\x04 \x01(\x0c\"C\n\x0fVerticalColumns\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\"[\n\x0fVerticalOpening\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x11\n\tbase_rate\x18\x03 \x01(\x01\x12\x14\n\x0cgradient_key\x18\x04 \x01(\x0c\"c\n\x10VerticalProducts\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x15\n\rextra_columns\x18\x03 \x01(\r\x12\x17\n\x0fmasked_products\x18\x04 \x01(\x0c\"G\n\x15VerticalRecalibration\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\r\n\x05slope\x18\x03 \x01(\x01\"F\n\x13VerticalTowerReport\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.runs.v1.vertical_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERTICALRESIDUALSREQUEST_MASKEDSCORESENTRY']._loaded_options = None
-  _globals['_VERTICALRESIDUALSREQUEST_MASKEDSCORESENTRY']._serialized_options = b'8\001'
-  _globals['_VERTICALFOLDREQUEST_MASKEDPRODUCTSENTRY']._loaded_options = None
-  _globals['_VERTICALFOLDREQUEST_MASKEDPRODUCTSENTRY']._serialized_options = b'8\001'
-  _globals['_VERTICALFOLDREQUEST_EXTRACOLUMNSENTRY']._loaded_options = None
-  _globals['_VERTICALFOLDREQUEST_EXTRACOLUMNSENTRY']._serialized_options = b'8\001'
-  _globals['_VERTICALFOLDREPLY_FOLDEDSUMSENTRY']._loaded_options = None
-  _globals['_VERTICALFOLDREPLY_FOLDEDSUMSENTRY']._serialized_options = b'8\001'
-  _globals['_VERTICALANNOUNCEMENT']._serialized_start=50
-  _globals['_VERTICALANNOUNCEMENT']._serialized_end=232
-  _globals['_VERTICALJOINREPLY']._serialized_start=234
-  _globals['_VERTICALJOINREPLY']._serialized_end=275
-  _globals['_VERTICALOPENREQUEST']._serialized_start=277
-  _globals['_VERTICALOPENREQUEST']._serialized_end=337
-  _globals['_VERTICALOPENREPLY']._serialized_start=339
-  _globals['_VERTICALOPENREPLY']._serialized_end=380
-  _globals['_VERTICALKEYREQUEST']._serialized_start=382
-  _globals['_VERTICALKEYREQUEST']._serialized_end=440
-  _globals['_VERTICALSCORESREQUEST']._serialized_start=442
-  _globals['_VERTICALSCORESREQUEST']._serialized_end=516
-  _globals['_VERTICALSCORESREPLY']._serialized_start=518
-  _globals['_VERTICALSCORESREPLY']._serialized_end=562
-  _globals['_VERTICALRESIDUALSREQUEST']._serialized_start=565
-  _globals['_VERTICALRESIDUALSREQUEST']._serialized_end=757
-  _globals['_VERTICALRESIDUALSREQUEST_MASKEDSCORESENTRY']._serialized_start=706
-  _globals['_VERTICALRESIDUALSREQUEST_MASKEDSCORESENTRY']._serialized_end=757
-  _globals['_VERTICALRESIDUALSREPLY']._serialized_start=759
-  _globals['_VERTICALRESIDUALSREPLY']._serialized_end=835
-  _globals['_VERTICALPRODUCTSREQUEST']._serialized_start=837
-  _globals['_VERTICALPRODUCTSREQUEST']._serialized_end=921
-  _globals['_VERTICALPRODUCTSREPLY']._serialized_start=923
-  _globals['_VERTICALPRODUCTSREPLY']._serialized_end=994
-  _globals['_VERTICALFOLDREQUEST']._serialized_start=997
-  _globals['_VERTICALFOLDREQUEST']._serialized_end=1316
-  _globals['_VERTICALFOLDREQUEST_MASKEDPRODUCTSENTRY']._serialized_start=1210
-  _globals['_VERTICALFOLDREQUEST_MASKEDPRODUCTSENTRY']._serialized_end=1263
-  _globals['_VERTICALFOLDREQUEST_EXTRACOLUMNSENTRY']._serialized_start=1265
-  _globals['_VERTICALFOLDREQUEST_EXTRACOLUMNSENTRY']._serialized_end=1316
-  _globals['_VERTICALFOLDREPLY']._serialized_start=1319
-  _globals['_VERTICALFOLDREPLY']._serialized_end=1461
-  _globals['_VERTICALFOLDREPLY_FOLDEDSUMSENTRY']._serialized_start=1412
-  _globals['_VERTICALFOLDREPLY_FOLDEDSUMSENTRY']._serialized_end=1461
-  _globals['_VERTICALRECALIBRATION']._serialized_start=1463
-  _globals['_VERTICALRECALIBRATION']._serialized_end=1518
-  _globals['_VERTICALFINISHREQUEST']._serialized_start=1520
-  _globals['_VERTICALFINISHREQUEST']._serialized_end=1582
-  _globals['_VERTICALFINISHREPLY']._serialized_start=1584
-  _globals['_VERTICALFINISHREPLY']._serialized_end=1619
+  _globals['_VERTICALSTEPREQUEST']._serialized_start=49
+  _globals['_VERTICALSTEPREQUEST']._serialized_end=160
+  _globals['_LETTER']._serialized_start=162
+  _globals['_LETTER']._serialized_end=200
+  _globals['_POST']._serialized_start=202
+  _globals['_POST']._serialized_end=242
+  _globals['_VERTICALSTEPREPLY']._serialized_start=245
+  _globals['_VERTICALSTEPREPLY']._serialized_end=432
+  _globals['_VERTICALPROGRESS']._serialized_start=434
+  _globals['_VERTICALPROGRESS']._serialized_end=494
+  _globals['_VERTICALRESULT']._serialized_start=496
+  _globals['_VERTICALRESULT']._serialized_end=586
+  _globals['_VERTICALHELLO']._serialized_start=588
+  _globals['_VERTICALHELLO']._serialized_end=694
+  _globals['_VERTICALROWS']._serialized_start=696
+  _globals['_VERTICALROWS']._serialized_end=774
+  _globals['_VERTICALCOLUMNS']._serialized_start=776
+  _globals['_VERTICALCOLUMNS']._serialized_end=843
+  _globals['_VERTICALOPENING']._serialized_start=845
+  _globals['_VERTICALOPENING']._serialized_end=936
+  _globals['_VERTICALPRODUCTS']._serialized_start=938
+  _globals['_VERTICALPRODUCTS']._serialized_end=1037
+  _globals['_VERTICALRECALIBRATION']._serialized_start=1039
+  _globals['_VERTICALRECALIBRATION']._serialized_end=1110
+  _globals['_VERTICALTOWERREPORT']._serialized_start=1112
+  _globals['_VERTICALTOWERREPORT']._serialized_end=1182
 # @@protoc_insertion_point(module_scope)

@@ -6,6 +6,7 @@ import pytest
 from protos.encrypted_gradient.feature_holder import PreparedColumns, QueryKey, multiply_residuals, open_folded, unmask
 from protos.encrypted_gradient.label_holder import LabelKey, announce_key, encrypt_residuals, fold_products
 from protos.encrypted_gradient.session import QueryBudget, SessionTerms, SlotShape
+from protos.encrypted_gradient.support import CheckedColumns
 from protos.sealed_sum.keys import SigningKey
 
 
@@ -27,7 +28,11 @@ class Pair:
         self.budget = QueryBudget(10 * rows if not noisy else rows, noisy=noisy)
 
     def prepared(self, **changes):
-        return PreparedColumns(self.levels, self.shape, **{"min_rows": 50, **changes})
+        known = changes.pop("known", None)
+        return PreparedColumns(self.checked(**changes), "lender", self.shape, known=known)
+
+    def checked(self, levels=None, min_rows=50):
+        return CheckedColumns({"lender": self.levels if levels is None else levels}, min_rows)
 
     def encrypt(self, pass_number=0, residuals=None):
         values = self.residuals if residuals is None else residuals

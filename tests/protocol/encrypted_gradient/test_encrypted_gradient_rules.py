@@ -1,6 +1,7 @@
 """Rules B1, B3 to B6 of vertical training, each named, with real keys and ciphertexts."""
 
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,9 +27,16 @@ from protos.encrypted_gradient.parameters import (
     POLY_MODULUS_DEGREE,
     PRIMES,
 )
-from protos.encrypted_gradient.partial_scores import check_contributors, mask_scores, score_seed, sum_scores
+from protos.encrypted_gradient.partial_scores import (
+    check_contributors,
+    mask_holdout_scores,
+    mask_scores,
+    score_seed,
+    sum_holdout_scores,
+    sum_scores,
+)
 from protos.encrypted_gradient.session import QueryBudget, SessionTerms, SlotShape, gaussian_mu
-from protos.encrypted_gradient.support import check_column_bounds, check_residual_bounds, check_support, effective_rows
+from protos.encrypted_gradient.support import CheckedColumns, check_column_bounds, check_residual_bounds
 from protos.sealed_sum.errors import BadSignature
 from protos.sealed_sum.keys import SigningKey, public_key
 from protos.sealed_sum.sealed_sum_pb2 import Signed
@@ -45,7 +53,16 @@ def test_gradient_without_label_noise_is_exact_whatever_the_shape(make_pair, row
 def test_gradient_is_exact_with_uncached_plaintexts_and_columns_of_zeros_in_a_chunk(make_pair):
     pair = make_pair(9000, 3, 1)
     pair.levels[:8192] = 0
-    assert np.array_equal(pair.gradient(prepared=pair.prepared(max_cached=2)), pair.expected())
+    prepared = PreparedColumns(pair.checked(), "lender", pair.shape, max_cached=2)
+    assert np.array_equal(pair.gradient(prepared=prepared), pair.expected())
+
+
+def test_a_label_holder_none_of_whose_rows_are_known_gets_masks_alone(make_pair):
+    pair = make_pair(300, 2)
+    known, pair.levels = pair.levels, np.zeros_like(pair.levels)
+    elsewhere = CheckedColumns({"lender": pair.levels, "other": known, "third": known}, 50)
+    prepared = PreparedColumns(elsewhere, "lender", pair.shape)
+    assert np.array_equal(pair.gradient(prepared=prepared), np.zeros(2))
 
 
 def test_gradient_of_extreme_residuals_and_columns_is_exact(make_pair):
@@ -127,16 +144,26 @@ def test_b3_a_column_touched_by_few_rows_is_refused_before_anything_is_multiplie
 def test_b3_a_column_whose_weight_lies_on_few_rows_is_refused():
     levels = np.ones((500, 1), dtype=np.uint8)
     levels[:4] = 127
-    assert effective_rows(levels)[0] < 20
+    assert levels.astype(int).sum() ** 2 / (levels.astype(int) ** 2).sum() < 20
     with pytest.raises(ColumnBetraysRows):
-        check_support(levels, 50)
+        CheckedColumns({"lender": levels}, 50)
 
 
 def test_b3_the_agreement_cannot_lower_the_support_below_twenty_rows():
     levels = np.zeros((500, 1), dtype=np.uint8)
     levels[:19] = 127
     with pytest.raises(ColumnBetraysRows):
-        check_support(levels, 1)
+        CheckedColumns({"lender": levels}, 1)
+
+
+def test_b3_support_counts_over_all_label_holders_but_not_on_one_that_may_collude():
+    half = np.zeros((500, 1), dtype=np.uint8)
+    half[:60] = 127
+    few = np.zeros((500, 1), dtype=np.uint8)
+    few[:30] = 127
+    CheckedColumns({"alpha": half, "lender": half, "omega": few}, 50)
+    with pytest.raises(ColumnBetraysRows):
+        CheckedColumns({"alpha": half, "lender": few, "omega": np.zeros_like(few)}, 50)
 
 
 def test_b3_every_answer_carries_label_noise_of_two_rows(make_pair):
@@ -207,9 +234,8 @@ class Scorers:
         )
         self.rows = rows
 
-    def message(self, member, scores, pass_number=0, *, terms=None, **changes):
-        terms = terms or self.terms
-        pairwise = [
+    def pairwise(self, member, terms, pass_number, purpose):
+        return [
             (
                 peer,
                 score_seed(
@@ -218,19 +244,23 @@ class Scorers:
                     member=member,
                     peer=peer,
                     agreement_hash=bytes(32),
-                    terms=terms,
+                    session=terms.digest(),
                     pass_number=pass_number,
+                    purpose=purpose,
                 ),
             )
             for peer, secret in self.secrets.items()
             if peer != member
         ]
+
+    def message(self, member, scores, pass_number=0, *, terms=None, **changes):
+        terms = terms or self.terms
         return mask_scores(
             scores,
             terms,
             pass_number,
             member=member,
-            pairwise=pairwise,
+            pairwise=self.pairwise(member, terms, pass_number, "partial-scores"),
             rng=os.urandom,
             identity=self.identities[member],
             **changes,
@@ -285,6 +315,32 @@ def test_b5_a_sum_that_lacks_a_feature_holder_is_refused():
     signed = scorers.signed({"payer": scorers.message("payer", np.zeros(100))})
     with pytest.raises(MalformedGradient, match="every feature holder"):
         sum_scores(signed, scorers.terms, 0)
+
+
+def test_b5_holdout_scores_sum_up_without_noise_and_each_alone_is_noise():
+    rows = 3000
+    scorers = Scorers(["payer", "shipper", "trader"], 100)
+    scorers.terms = replace(scorers.terms, holdout_rows=rows)
+    scores = {member: np.linspace(-3, 3, rows) * (1 + at) for at, member in enumerate(scorers.secrets)}
+    messages = {
+        member: mask_holdout_scores(
+            own,
+            scorers.terms,
+            member=member,
+            pairwise=scorers.pairwise(member, scorers.terms, 5, "holdout-scores"),
+            identity=scorers.identities[member],
+        )
+        for member, own in scores.items()
+    }
+    total = sum_holdout_scores(scorers.signed(messages), scorers.terms)
+    assert np.abs(total - sum(scores.values())).max() <= 1.5 / 64
+    alone = wire_types.HoldoutScores.FromString(Signed.FromString(messages["payer"]).body)
+    words = np.frombuffer(alone.words, dtype="<u8")
+    assert abs((words >> np.uint64(63)).mean() - 0.5) < 0.05
+    with pytest.raises(WrongPass):
+        sum_holdout_scores(scorers.signed(messages), replace(scorers.terms, alignment_digest=bytes(31) + b"x"))
+    with pytest.raises(MalformedGradient):
+        sum_scores(scorers.signed(messages), scorers.terms, 5)
 
 
 # ---- B6: several label holders ----
@@ -420,7 +476,7 @@ def test_secrets_are_not_shown_and_not_pickled(make_pair):
 def test_prepared_columns_refuse_other_rows_than_the_session(make_pair):
     pair = make_pair(200, 2)
     with pytest.raises(GradientBounds, match="columns of 200 rows"):
-        PreparedColumns(pair.levels[:-1], pair.shape, min_rows=50)
+        PreparedColumns(pair.checked(pair.levels[:-1]), "lender", pair.shape)
 
 
 def test_packing_is_inverted_by_unpacking():
