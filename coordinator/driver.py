@@ -154,6 +154,7 @@ class RunDriver:
                 run_id,
                 view.cohort,
                 self._steps,
+                confirmations,
                 deadline_s=self._waiting.step_deadline_s,
                 pause_limit_s=self._waiting.pause_limit_s,
                 announce=lambda event, **details: self._announce(run_id, event, **details),

@@ -58,6 +58,7 @@ class VerticalRound:
         run_id: The run; its alignment has ended.
         cohort: Its members.
         steps: The engine.
+        confirmations: E2 messages, for members that have not accepted them yet.
         deadline_s: How long a step waits for silent members.
         pause_limit_s: How long the training waits for a member that is away before it is given up.
         announce: Called with an event name and details, for progress.
@@ -69,6 +70,7 @@ class VerticalRound:
         run_id: str,
         cohort: tuple[str, ...],
         steps: Steps,
+        confirmations: tuple[bytes, ...],
         *,
         deadline_s: float,
         pause_limit_s: float,
@@ -79,6 +81,7 @@ class VerticalRound:
         self._run_id = run_id
         self._cohort = cohort
         self._steps = steps
+        self._confirmations = confirmations
         self._deadline_s = deadline_s
         self._pause_limit_s = pause_limit_s
         self._announce = announce
@@ -129,7 +132,11 @@ class VerticalRound:
         """A member's next step; the same bytes until it has answered."""
         letters = [vertical_pb2.Letter(sender=sender, body=member.inbox[sender][0]) for sender in member.awaits]
         return vertical_pb2.VerticalStepRequest(
-            run_id=self._run_id, attempt=attempt, number=member.number, letters=letters
+            run_id=self._run_id,
+            attempt=attempt,
+            number=member.number,
+            letters=letters,
+            confirmations=() if member.number else self._confirmations,
         ).SerializeToString(deterministic=True)
 
     def _take_refusals(self, outcome: StepOutcome) -> None:

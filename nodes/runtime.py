@@ -313,7 +313,9 @@ class NodeRuntime:
                 f"Run {record.run_id} trains nothing across roles at this node: it takes a vertical run, and a node "
                 "that was given rows for it."
             )
-        self._require_ready(record.run_id)
+        if record.phase != "ready":
+            self._accept_confirmations(record, tuple(message.confirmations))
+            record = self._record(record.run_id)
         if record.run_id not in self._verticals:
             self._verticals[record.run_id] = VerticalParticipation(
                 self._membership, proposal, record, self._vertical, self._store, rng=self._rng, now=self._now

@@ -24,37 +24,37 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/runs/v1/vertical.proto\x12\x0eprotos.runs.v1\"o\n\x13VerticalStepRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\'\n\x07letters\x18\x04 \x03(\x0b\x32\x16.protos.runs.v1.Letter\"&\n\x06Letter\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"(\n\x04Post\x12\x12\n\nrecipients\x18\x01 \x03(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\xbb\x01\n\x11VerticalStepReply\x12#\n\x05posts\x18\x01 \x03(\x0b\x32\x14.protos.runs.v1.Post\x12\x0e\n\x06\x61waits\x18\x02 \x03(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\x32\n\x08progress\x18\x04 \x01(\x0b\x32 .protos.runs.v1.VerticalProgress\x12/\n\x07results\x18\x05 \x03(\x0b\x32\x1e.protos.runs.v1.VerticalResult\"<\n\x10VerticalProgress\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\n\n\x02of\x18\x03 \x01(\r\"Z\n\x0eVerticalResult\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x10\n\x08released\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x15\n\rmodel_version\x18\x04 \x01(\t\"j\n\rVerticalHello\x12\x10\n\x08\x65poch_id\x18\x01 \x01(\x0c\x12\x17\n\x0fproposal_digest\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x0e\n\x06member\x18\x04 \x01(\t\x12\r\n\x05nonce\x18\x05 \x01(\x0c\"N\n\x0cVerticalRows\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\r\x12\x0f\n\x07holdout\x18\x04 \x01(\x0c\"C\n\x0fVerticalColumns\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\"[\n\x0fVerticalOpening\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x11\n\tbase_rate\x18\x03 \x01(\x01\x12\x14\n\x0cgradient_key\x18\x04 \x01(\x0c\"c\n\x10VerticalProducts\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x15\n\rextra_columns\x18\x03 \x01(\r\x12\x17\n\x0fmasked_products\x18\x04 \x01(\x0c\"G\n\x15VerticalRecalibration\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\r\n\x05slope\x18\x03 \x01(\x01\"F\n\x13VerticalTowerReport\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dprotos/runs/v1/vertical.proto\x12\x0eprotos.runs.v1\"\x86\x01\n\x13VerticalStepRequest\x12\x0e\n\x06run_id\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0e\n\x06number\x18\x03 \x01(\r\x12\'\n\x07letters\x18\x04 \x03(\x0b\x32\x16.protos.runs.v1.Letter\x12\x15\n\rconfirmations\x18\x05 \x03(\x0c\"&\n\x06Letter\x12\x0e\n\x06sender\x18\x01 \x01(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"(\n\x04Post\x12\x12\n\nrecipients\x18\x01 \x03(\t\x12\x0c\n\x04\x62ody\x18\x02 \x01(\x0c\"\xbb\x01\n\x11VerticalStepReply\x12#\n\x05posts\x18\x01 \x03(\x0b\x32\x14.protos.runs.v1.Post\x12\x0e\n\x06\x61waits\x18\x02 \x03(\t\x12\x0c\n\x04\x64one\x18\x03 \x01(\x08\x12\x32\n\x08progress\x18\x04 \x01(\x0b\x32 .protos.runs.v1.VerticalProgress\x12/\n\x07results\x18\x05 \x03(\x0b\x32\x1e.protos.runs.v1.VerticalResult\"<\n\x10VerticalProgress\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06number\x18\x02 \x01(\r\x12\n\n\x02of\x18\x03 \x01(\r\"Z\n\x0eVerticalResult\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x10\n\x08released\x18\x02 \x01(\x0c\x12\x11\n\tsignature\x18\x03 \x01(\x0c\x12\x15\n\rmodel_version\x18\x04 \x01(\t\"j\n\rVerticalHello\x12\x10\n\x08\x65poch_id\x18\x01 \x01(\x0c\x12\x17\n\x0fproposal_digest\x18\x02 \x01(\x0c\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\r\x12\x0e\n\x06member\x18\x04 \x01(\t\x12\r\n\x05nonce\x18\x05 \x01(\x0c\"N\n\x0cVerticalRows\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x0c\n\x04rows\x18\x03 \x01(\r\x12\x0f\n\x07holdout\x18\x04 \x01(\x0c\"C\n\x0fVerticalColumns\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x0f\n\x07\x63olumns\x18\x03 \x01(\r\"[\n\x0fVerticalOpening\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x11\n\tbase_rate\x18\x03 \x01(\x01\x12\x14\n\x0cgradient_key\x18\x04 \x01(\x0c\"c\n\x10VerticalProducts\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x15\n\rextra_columns\x18\x03 \x01(\r\x12\x17\n\x0fmasked_products\x18\x04 \x01(\x0c\"G\n\x15VerticalRecalibration\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\r\n\x05slope\x18\x03 \x01(\x01\"F\n\x13VerticalTowerReport\x12\x0f\n\x07session\x18\x01 \x01(\x0c\x12\x0e\n\x06member\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.runs.v1.vertical_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_VERTICALSTEPREQUEST']._serialized_start=49
-  _globals['_VERTICALSTEPREQUEST']._serialized_end=160
-  _globals['_LETTER']._serialized_start=162
-  _globals['_LETTER']._serialized_end=200
-  _globals['_POST']._serialized_start=202
-  _globals['_POST']._serialized_end=242
-  _globals['_VERTICALSTEPREPLY']._serialized_start=245
-  _globals['_VERTICALSTEPREPLY']._serialized_end=432
-  _globals['_VERTICALPROGRESS']._serialized_start=434
-  _globals['_VERTICALPROGRESS']._serialized_end=494
-  _globals['_VERTICALRESULT']._serialized_start=496
-  _globals['_VERTICALRESULT']._serialized_end=586
-  _globals['_VERTICALHELLO']._serialized_start=588
-  _globals['_VERTICALHELLO']._serialized_end=694
-  _globals['_VERTICALROWS']._serialized_start=696
-  _globals['_VERTICALROWS']._serialized_end=774
-  _globals['_VERTICALCOLUMNS']._serialized_start=776
-  _globals['_VERTICALCOLUMNS']._serialized_end=843
-  _globals['_VERTICALOPENING']._serialized_start=845
-  _globals['_VERTICALOPENING']._serialized_end=936
-  _globals['_VERTICALPRODUCTS']._serialized_start=938
-  _globals['_VERTICALPRODUCTS']._serialized_end=1037
-  _globals['_VERTICALRECALIBRATION']._serialized_start=1039
-  _globals['_VERTICALRECALIBRATION']._serialized_end=1110
-  _globals['_VERTICALTOWERREPORT']._serialized_start=1112
-  _globals['_VERTICALTOWERREPORT']._serialized_end=1182
+  _globals['_VERTICALSTEPREQUEST']._serialized_start=50
+  _globals['_VERTICALSTEPREQUEST']._serialized_end=184
+  _globals['_LETTER']._serialized_start=186
+  _globals['_LETTER']._serialized_end=224
+  _globals['_POST']._serialized_start=226
+  _globals['_POST']._serialized_end=266
+  _globals['_VERTICALSTEPREPLY']._serialized_start=269
+  _globals['_VERTICALSTEPREPLY']._serialized_end=456
+  _globals['_VERTICALPROGRESS']._serialized_start=458
+  _globals['_VERTICALPROGRESS']._serialized_end=518
+  _globals['_VERTICALRESULT']._serialized_start=520
+  _globals['_VERTICALRESULT']._serialized_end=610
+  _globals['_VERTICALHELLO']._serialized_start=612
+  _globals['_VERTICALHELLO']._serialized_end=718
+  _globals['_VERTICALROWS']._serialized_start=720
+  _globals['_VERTICALROWS']._serialized_end=798
+  _globals['_VERTICALCOLUMNS']._serialized_start=800
+  _globals['_VERTICALCOLUMNS']._serialized_end=867
+  _globals['_VERTICALOPENING']._serialized_start=869
+  _globals['_VERTICALOPENING']._serialized_end=960
+  _globals['_VERTICALPRODUCTS']._serialized_start=962
+  _globals['_VERTICALPRODUCTS']._serialized_end=1061
+  _globals['_VERTICALRECALIBRATION']._serialized_start=1063
+  _globals['_VERTICALRECALIBRATION']._serialized_end=1134
+  _globals['_VERTICALTOWERREPORT']._serialized_start=1136
+  _globals['_VERTICALTOWERREPORT']._serialized_end=1206
 # @@protoc_insertion_point(module_scope)

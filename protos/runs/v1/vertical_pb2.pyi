@@ -30,6 +30,7 @@ class VerticalStepRequest(_message.Message):
     ATTEMPT_FIELD_NUMBER: _builtins.int
     NUMBER_FIELD_NUMBER: _builtins.int
     LETTERS_FIELD_NUMBER: _builtins.int
+    CONFIRMATIONS_FIELD_NUMBER: _builtins.int
     run_id: _builtins.str
     attempt: _builtins.int
     """counts the starts of this run's training; a node that restarted needs a new one"""
@@ -39,6 +40,10 @@ class VerticalStepRequest(_message.Message):
     def letters(self) -> _containers.RepeatedCompositeFieldContainer[Global___Letter]:
         """one of every member that the node's last reply waited for"""
 
+    @_builtins.property
+    def confirmations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """E2 of the whole cohort, in step 0: a member that aligned nothing needs them"""
+
     def __init__(
         self,
         *,
@@ -46,10 +51,11 @@ class VerticalStepRequest(_message.Message):
         attempt: _builtins.int = ...,
         number: _builtins.int = ...,
         letters: _abc.Iterable[Global___Letter] | None = ...,
+        confirmations: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "letters", b"letters", "number", b"number", "run_id", b"run_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempt", b"attempt", "confirmations", b"confirmations", "letters", b"letters", "number", b"number", "run_id", b"run_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
