@@ -31,6 +31,7 @@ from protos.runs.v1 import vertical_pb2
 from protos.sealed_sum.keys import SigningKey
 from simulations.datasets.data_set import number
 from simulations.in_process import InProcessGrid, TickingClock
+from simulations.pooled_towers import PooledRows
 from simulations.vertical_auditor import UnsafeVerticalAuditor
 
 RUN = "vertical-0001"
@@ -176,7 +177,10 @@ def test_three_nodes_train_towers_close_to_the_pooled_columns(found):
         for role in ("bank", "payment", "logistics")
     }
     auditor = UnsafeVerticalAuditor(
-        features, (consortium.columns, consortium.label), (held, label), VerticalSettings(passes=5, pairs=2)
+        features,
+        PooledRows(consortium.columns, consortium.label),
+        PooledRows(held, label),
+        VerticalSettings(passes=5, pairs=2),
     )
     reached = auc(label, consortium.scores(held))
     assert reached > auditor.auc_of(list(features)) - 0.006

@@ -11,6 +11,7 @@ from protos.encrypted_gradient.errors import QueryBudgetExceeded, TooFewContribu
 from protos.encrypted_gradient.session import QueryBudget
 from simulations.benchmarks.vertical import SPLITS, run
 from simulations.datasets.locations import DataSetUnavailable
+from simulations.pooled_towers import PooledRows
 from simulations.vertical_auditor import UnsafeVerticalAuditor
 from simulations.vertical_parties import train_vertically
 
@@ -36,7 +37,7 @@ def test_a_run_with_all_protections_comes_close_to_the_pooled_columns(roles, pai
     settings = VerticalSettings(passes=5, pairs=pairs)
     trained = train_vertically(features, columns, label, settings, partial_scores_visible=roles == 2)
     score = trained.bias + sum(tower.scores(tower.basis.levels(held)) for tower in trained.towers.values())
-    auditor = UnsafeVerticalAuditor(features, (columns, label), (held, held_label), settings)
+    auditor = UnsafeVerticalAuditor(features, PooledRows(columns, label), PooledRows(held, held_label), settings)
     pooled, alone = auditor.auc_of(list(features)), auditor.auc_of(["bank"])
     assert auc(held_label, score) > pooled - 0.006
     assert auc(held_label, score) > alone + 0.02
