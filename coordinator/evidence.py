@@ -151,13 +151,19 @@ def build_and_write_tasks(
     """Card, folder and registry entry of every task of a vertical run, each in a folder of its own.
 
     Returns:
-        What the closing event says: the run's folder, and the figures of its first task.
+        What the closing event says: the run's folder, the figures of its first task, and the bytes of all bodies that
+        went in and out of the coordinator, by phase.
     """
     details = {}
     for outcome in outcomes:
         task = outcome.released.table.task
         details[task] = build_and_write(outcome, agreement, folder / task, registry, created_at=created_at)
-    return {**next(iter(details.values())), "folder": str(folder)}
+    traffic = outcomes[0].traffic  # of the run as a whole
+    moved = {
+        f"{phase}_bytes": float(traffic.bytes_up.get(phase, 0) + traffic.bytes_down.get(phase, 0))
+        for phase in sorted({*traffic.bytes_up, *traffic.bytes_down})
+    }
+    return {**next(iter(details.values())), **moved, "folder": str(folder)}
 
 
 def _plots(outcome: RunOutcome) -> dict[str, bytes]:

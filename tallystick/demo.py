@@ -25,7 +25,8 @@ def demo(
 ) -> None:
     """Found a consortium, train one model over mutual TLS, and show what it was worth to each bank."""
     from policies.errors import SettingsRefused
-    from simulations.demo import run_horizontal, tidy
+    from simulations.demo import tidy
+    from simulations.demo_horizontal import run_horizontal
     from tallystick.progress import RunProgress
 
     if story != "horizontal":
@@ -69,7 +70,7 @@ def _show(result: DemoResult) -> None:
     console.print()
     console.print(table)
     console.print()
-    _show_applicant(console, dict(result.applicant))
+    _show_applicant(console, dict(result.score))
     folder = result.folder
     console.print()
     for what, name in (

@@ -8,7 +8,6 @@ proposal of the run to the end of the alignment; writing the identifiers and sta
 from __future__ import annotations
 
 import math
-import socket
 import tempfile
 import threading
 import time
@@ -36,6 +35,7 @@ from protos.sealed_sum.keys import SigningKey
 from simulations.consortium import Consortium
 from simulations.processes import Processes
 from simulations.roles import PURPOSE, TASK, found_roles
+from simulations.running import free_port
 
 Progress = Callable[[str], None]
 LABEL_HOLDER, FEATURE_HOLDER, WITNESS = "bank-a", "payment-a", "logistics-a"
@@ -101,7 +101,7 @@ def measure(
         FEATURE_HOLDER: _write(folder / "right.txt", _identifiers(left - common, right, 65_537)),
         WITNESS: _write(folder / "witness.txt", ()),
     }
-    fleet_port = _free_port()
+    fleet_port = free_port()
     consortium, operator = found_roles(
         folder / "consortium",
         ROLES,
@@ -219,12 +219,6 @@ def _coordinator(consortium: Consortium, fleet_port: int) -> SuperLinkService:
         ca_certificate_path=folder / "keys" / "consortium-ca.crt",
         members_dir=folder / "members",
     )
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

@@ -34,8 +34,8 @@ from simulations.benchmarks.unsafe_plain import UnsafePlainDriver
 from simulations.consortium import PURPOSE, TASK, Consortium, found
 from simulations.datasets import DataSet
 from simulations.dealing import deal_shares
-from simulations.demo import free_port
 from simulations.processes import Processes
+from simulations.running import free_port
 
 SEALED_CONTRIBUTE, SHARES = "contribute", "shares"
 NODE_MODULE = "simulations.benchmarks.unsafe_node"

@@ -20,6 +20,7 @@ from models.vertical import VerticalSettings
 from simulations.datasets.data_set import DataSet
 from simulations.datasets.gmsc import load_gmsc
 from simulations.datasets.uci_default import load_uci_default
+from simulations.pooled_towers import PooledRows
 from simulations.vertical_auditor import UnsafeVerticalAuditor
 from simulations.vertical_parties import TrainedVertical, train_vertically
 
@@ -107,7 +108,7 @@ def _measure(
     seconds, cpu = time.perf_counter() - start, time.process_time() - start_cpu
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     auditor = UnsafeVerticalAuditor(
-        features, (training.columns, training.label), (holdout.columns, holdout.label), settings
+        features, PooledRows(training.columns, training.label), PooledRows(holdout.columns, holdout.label), settings
     )
     return {
         "auc": _auc(trained, holdout),

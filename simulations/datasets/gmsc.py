@@ -40,6 +40,13 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
 }
 """Profile and repayment history, as two institutions would hold them."""
 
+ROLES_OF_THREE: Final[Mapping[str, tuple[str, ...]]] = {
+    "bank": ROLES["bank"],
+    "payment": ("past_due_30_59", "past_due_60_89", "past_due_90"),
+    "logistics": ("open_credit_lines", "real_estate_loans"),
+}
+"""Three institutions; logistics stands in for whoever would see the lines and loans."""
+
 _LABEL: Final = "SeriousDlqin2yrs"
 _WITH_FRACTIONS_OR_GAPS: Final = frozenset(
     {"RevolvingUtilizationOfUnsecuredLines", "DebtRatio", "MonthlyIncome", "NumberOfDependents"}

@@ -7,11 +7,14 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Final
 
+from simulations.datasets import gmsc, uci_default
 from simulations.datasets.data_set import DataSet
 from simulations.datasets.german import load_german
 from simulations.datasets.gmsc import NUM_ROWS, load_gmsc
 from simulations.datasets.lending_club import load_lending_club
 from simulations.datasets.locations import DataSetUnavailable
+from simulations.datasets.olist import load_olist
+from simulations.datasets.role_data_set import RoleDataSet
 from simulations.datasets.uci_default import load_uci_default
 
 SYNTHETIC_SEED: Final = 20_260
@@ -37,6 +40,20 @@ _LOADERS: Final[Mapping[str, Callable[[Mapping[str, str]], DataSet]]] = MappingP
 DATA_SETS: Final = tuple(_LOADERS)
 """Names that `load_data_set` knows."""
 
+CREDIT_TASK: Final = "credit"
+_CREDIT_ROLES: Final[Mapping[tuple[str, int], Mapping[str, tuple[str, ...]]]] = MappingProxyType(
+    {
+        ("uci_default", 2): uci_default.ROLES,
+        ("uci_default", 3): uci_default.ROLES_OF_THREE,
+        ("gmsc", 3): gmsc.ROLES_OF_THREE,
+        ("synthetic", 3): gmsc.ROLES_OF_THREE,  # the same contract
+    }
+)
+OLIST: Final = ("olist", 3)
+
+ROLE_DATA_SETS: Final = (*_CREDIT_ROLES, OLIST)
+"""(data set, roles) that `load_role_data_set` knows."""
+
 
 def load_data_set(name: str, *, environ: Mapping[str, str] | None = None) -> DataSet:
     """Load a data set by name.
@@ -52,3 +69,25 @@ def load_data_set(name: str, *, environ: Mapping[str, str] | None = None) -> Dat
     if loader is None:
         raise DataSetUnavailable(f"expected a data set ({', '.join(DATA_SETS)}), found {name!r}; choose one of them.")
     return loader(os.environ if environ is None else environ)
+
+
+def load_role_data_set(name: str, num_roles: int, *, environ: Mapping[str, str] | None = None) -> RoleDataSet:
+    """Load a data set whose columns several roles hold; banks know the label of the task `credit`.
+
+    Args:
+        name: With `num_roles`, one of `ROLE_DATA_SETS`.
+        num_roles: Among how many roles its columns are divided.
+        environ: Where folders are looked up; the process environment by default.
+
+    Raises:
+        DataSetUnavailable: There is no such division, or the data set cannot be had here.
+    """
+    if (name, num_roles) == OLIST:
+        return load_olist(os.environ if environ is None else environ)
+    roles = _CREDIT_ROLES.get((name, num_roles))
+    if roles is None:
+        known = ", ".join(f"{known} of {number}" for known, number in ROLE_DATA_SETS)
+        raise DataSetUnavailable(
+            f"expected a data set divided among roles ({known}), found {name!r} of {num_roles}; choose one of them."
+        )
+    return RoleDataSet.of(load_data_set(name, environ=environ), roles, task=CREDIT_TASK, label_role="bank")

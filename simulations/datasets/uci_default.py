@@ -36,6 +36,14 @@ ROLES: Final[Mapping[str, tuple[str, ...]]] = {
     "bank": ("limit_bal", "sex", "education", "marriage", "age", *_STATUSES),
     "payment": (*_BILLS, *_PAYMENTS),
 }
+"""Two parties, as published with other frameworks' benchmarks."""
+
+ROLES_OF_THREE: Final[Mapping[str, tuple[str, ...]]] = {
+    "bank": ("limit_bal", "sex", "education", "marriage", "age"),
+    "payment": _STATUSES,
+    "logistics": (*_BILLS, *_PAYMENTS),
+}
+"""Three parties; logistics stands in for whoever would see amounts."""
 
 
 def load_uci_default(environ: Mapping[str, str]) -> DataSet:

@@ -1,6 +1,7 @@
 import gzip
 import hashlib
 import io
+import os
 import zipfile
 
 import numpy as np
@@ -13,12 +14,23 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from policies.agreement import Feature
-from simulations.datasets import DATA_SETS, DataSetUnavailable, gmsc, load_data_set
+from simulations.datasets import (
+    DATA_SETS,
+    ROLE_DATA_SETS,
+    DataSetUnavailable,
+    Label,
+    RoleDataSet,
+    gmsc,
+    load_data_set,
+    load_role_data_set,
+    olist,
+)
+from simulations.datasets.data_set import number
 from simulations.datasets.locations import cache_folder, shared_folder
 from simulations.datasets.published_wheel import WheelFile, cached_wheel_file
 from simulations.population import synthetic_population
 
-SHARED = shared_folder({})
+SHARED = shared_folder(os.environ)
 NOWHERE = {"TALLYSTICK_DATA": "/nonexistent"}
 
 needs_shared_data = pytest.mark.skipif(
@@ -244,3 +256,164 @@ def test_synthetic_population_has_a_signal_that_a_line_does_not_catch():
     straight = auc(make_pipeline(StandardScaler(), LogisticRegression()))
     assert 0.83 < curved < 0.88
     assert straight < curved - 0.05
+
+
+# Data sets whose roles hold rows of their own.
+
+
+@needs_shared_data
+@pytest.mark.parametrize(("name", "num_roles"), ROLE_DATA_SETS)
+def test_every_role_meets_its_own_contract(name, num_roles):
+    data = load_role_data_set(name, num_roles)
+
+    assert len(data.roles) == num_roles
+    for role, frame in data.frames.items():
+        assert frame[data.id_column].is_unique
+        assert data.columns_of(role)
+        for feature in data.features:
+            if feature.role == role:
+                values = frame[feature.name].to_numpy(dtype=np.float64)
+                present = values[~np.isnan(values)]
+                assert feature.missing_allowed or len(present) == len(values)
+                assert feature.low <= present.min()
+                assert present.max() <= feature.high
+                assert feature.type == "number" or (present == np.floor(present)).all()
+        for column in data.labels_of(role):
+            assert set(frame[column].dropna().unique()) == {0, 1}
+
+
+@needs_shared_data
+def test_olist_has_the_published_sides_and_outcomes():
+    data = load_role_data_set("olist", 3)
+
+    assert {role: len(frame) for role, frame in data.frames.items()} == {
+        "platform": 38_073,
+        "payment": 99_440,
+        "logistics": 38_073,
+    }
+    sides = [set(frame["entity_id"]) for frame in data.frames.values()]
+    assert sides[0] == sides[2]
+    assert len(sides[0] & sides[1]) == 38_072  # one order without a payment
+    settled = data.with_known_outcomes().frames
+    dispute, late = settled["platform"]["complaint"], settled["logistics"]["delivered_late"]
+    assert (len(dispute), len(late), len(settled["payment"])) == (34_872, 35_108, 99_440)
+    assert dispute.mean() == pytest.approx(0.1284, abs=1e-4)
+    assert late.mean() == pytest.approx(0.0803, abs=1e-4)
+
+
+@needs_shared_data
+def test_no_olist_side_holds_a_column_that_says_how_the_order_ended():
+    orders = pd.read_parquet(SHARED / "olist" / "order_level.parquet").set_index("order_id")
+    data = load_role_data_set("olist", 3)
+
+    for role in ("platform", "logistics"):
+        frame = data.frames[role].set_index("entity_id")
+        for column in olist.NEVER_A_FEATURE:
+            if not pd.api.types.is_numeric_dtype(orders[column]):
+                continue
+            outcome = orders[column].reindex(frame.index).to_numpy()
+            for name in data.columns_of(role):
+                values = frame[name].to_numpy()
+                both = ~np.isnan(values) & ~np.isnan(outcome)
+                assert not np.array_equal(values[both], outcome[both]), (role, name, column)
+                assert abs(np.corrcoef(values[both], outcome[both])[0, 1]) < 0.6 or np.ptp(outcome[both]) == 0
+
+
+def olist_orders(**columns):
+    sizes = {"order_id": ["a", "b", "c"], "order_status": ["delivered", "delivered", "canceled"]}
+    sizes |= {"platform_customer_state": ["SP", "RJ", "AC"], "logistics_seller_state": ["SP", None, "PR"]}
+    sizes |= {"platform_category": ["toys", "food", None], "y_bad_review": [1.0, 0.0, 1.0], "y_late": [0.0, 1.0, None]}
+    numbers = {name: [1.0, 2.0, 3.0] for name in (*olist._PLATFORM, *olist._LOGISTICS)}
+    return pd.DataFrame({**numbers, **sizes, **columns})
+
+
+PAYMENTS = pd.DataFrame(
+    {
+        "order_id": ["b", "a", "a", "a", "z"],
+        "payment_sequential": [1, 2, 1, 3, 1],
+        "payment_type": ["boleto", "voucher", "credit_card", "voucher", "not_defined"],
+        "payment_installments": [1, 1, 8, 1, 0],
+        "payment_value": [10.0, 20.0, 40.0, 40.0, 0.0],
+    }
+)
+PRODUCTS = pd.DataFrame({"product_category_name": ["food", "toys", "food", None, "arts", "toys"]})
+
+
+def test_olist_s_text_becomes_numbers_by_public_rules():
+    data = olist.data_set_of(olist_orders(), PAYMENTS, PRODUCTS)
+
+    platform = data.frames["platform"]
+    assert platform["customer_state"].tolist() == [35, 33, 12]
+    assert data.frames["logistics"]["seller_state"].fillna(-1).tolist() == [35, -1, 41]
+    # Two categories of two products each: by name.
+    assert olist.category_ranks(PRODUCTS) == {"food": 1, "toys": 2, "arts": 3}
+    assert platform["category_rank"].fillna(-1).tolist() == [2, 1, -1]
+
+
+def test_olist_s_payment_side_comes_from_its_payments_alone():
+    side = olist.data_set_of(olist_orders(), PAYMENTS, PRODUCTS).frames["payment"].set_index("entity_id")
+
+    assert side.index.tolist() == ["a", "b", "z"]
+    assert side.loc["a"].to_dict() == {
+        "paid_total": 100.0,
+        "payments": 3,
+        "instalments": 8,
+        "payment_kinds": 2,
+        "payment_type": 0,  # two payments of 40: the first one counts
+        "voucher_share": 0.6,
+    }
+    assert side.loc["b", "payment_type"] == 2
+    assert np.isnan(side.loc["z", "payment_type"])
+    assert side.loc["z", "voucher_share"] == 0
+
+
+def test_olist_s_dispute_is_about_delivered_orders_alone():
+    data = olist.data_set_of(olist_orders(), PAYMENTS, PRODUCTS)
+
+    assert data.frames["platform"]["complaint"].fillna(-1).tolist() == [1, 0, -1]
+    assert data.with_known_outcomes().frames["platform"]["entity_id"].tolist() == ["a", "b"]
+    assert data.with_known_outcomes().frames["logistics"]["entity_id"].tolist() == ["a", "b"]
+    assert len(data.with_known_outcomes().frames["payment"]) == 3
+
+
+def test_olist_is_said_to_be_missing_where_it_is():
+    with pytest.raises(DataSetUnavailable, match=r"'olist': expected olist/order_level\.parquet in the shared data"):
+        load_role_data_set("olist", 3, environ=NOWHERE)
+
+
+def test_a_division_among_roles_that_nobody_made_is_refused_with_those_that_exist():
+    with pytest.raises(DataSetUnavailable, match="uci_default of 2, uci_default of 3, gmsc of 3"):
+        load_role_data_set("gmsc", 7)
+
+
+def two_sides(**changes):
+    frames = {
+        "bank": pd.DataFrame({"entity_id": ["a", "b"], "xx": [1.0, 2.0], "bad": [0, 1]}),
+        "payment": pd.DataFrame({"entity_id": ["b", "c"], "yy": [1.0, 2.0]}),
+    }
+    features = (number("xx", "EUR", 0, 9), number("yy", "EUR", 0, 9).model_copy(update={"role": "payment"}))
+    parts = {"frames": frames, "features": features, "labels": {"credit": Label("bank", "bad", 12)}}
+    return RoleDataSet("made", **(parts | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"labels": {}}, "no others"),
+        ({"labels": {"credit": Label("insurer", "bad", 12)}}, "no others"),
+        ({"features": two_sides().features[:1]}, "no others"),
+        ({"frames": {"bank": two_sides().frames["bank"]}}, "rows of every role"),
+        ({"frames": {**two_sides().frames, "payment": pd.DataFrame({"entity_id": ["b", "b"], "yy": 1.0})}}, "once"),
+    ],
+)
+def test_sides_that_do_not_hold_together_are_refused(changes, expected):
+    with pytest.raises(ValueError, match=expected):
+        two_sides(**changes)
+
+
+def test_sides_are_renamed_and_cut_alike():
+    renamed = two_sides().renamed({"b": "bee"})
+
+    assert [frame["entity_id"].tolist() for frame in renamed.frames.values()] == [["a", "bee"], ["bee", "c"]]
+    assert [frame["entity_id"].tolist() for frame in renamed.with_rows(["bee"]).frames.values()] == [["bee"], ["bee"]]
+    assert two_sides().frames["bank"]["entity_id"].tolist() == ["a", "b"]

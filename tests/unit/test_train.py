@@ -3,7 +3,7 @@
 from policies.state_lock import is_served, sole_process
 from simulations.consortium import found
 from simulations.dealing import deal_shares
-from simulations.demo import MODEL
+from simulations.demo_horizontal import MODEL
 from simulations.population import synthetic_population
 from tallystick.__main__ import main
 

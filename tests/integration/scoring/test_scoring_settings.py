@@ -12,7 +12,7 @@ from policies.fingerprints import entity_token
 from policies.presets import smallest_privacy_terms
 from simulations.consortium import found
 from simulations.dealing import deal_shares
-from simulations.demo import MODEL
+from simulations.demo_horizontal import MODEL
 from simulations.population import synthetic_population
 from simulations.processes import Processes
 
