@@ -7,12 +7,12 @@ import pytest
 
 from coordinator.sum_round import RunFailed
 from models.newton import sigmoid
-from nodes import vertical_label
+from nodes import vertical_feature, vertical_label
 from nodes.vertical_data import OwnRows
 from nodes.vertical_session import packed_holdout
 from policies.disclosures import DISCLOSURES
 from protos.encrypted_gradient.encrypted_gradient_pb2 import FoldedSums
-from protos.encrypted_gradient.parameters import PLAIN_MODULUS
+from protos.encrypted_gradient.parameters import GRADIENT_SCALE, PLAIN_MODULUS
 from protos.runs.v1 import vertical_pb2
 from protos.sealed_sum.errors import BadSignature
 from protos.sealed_sum.keys import verify
@@ -171,9 +171,27 @@ def test_b1_a_feature_holder_gets_one_number_a_column_and_pass_from_each_label_h
         columns = {len(message.column_sums) for message in sums}
         assert len(sums) == 2 * 3
         assert len(columns) == 1
-        # B6: masked against the other label holders, each answer is uniform below t
-        numbers = np.array([n for message in sums for n in message.column_sums], dtype=np.float64) / PLAIN_MODULUS
-        assert 0.3 < numbers.mean() < 0.7
+
+
+def test_b6_a_feature_holder_reads_no_answer_of_one_label_holder(tmp_path, monkeypatch):
+    """What it has after taking off its own masks is uniform below t, but for the sum over all label holders."""
+    seen = []
+    honest = vertical_feature.unmask
+
+    def noted(sums, masks):
+        total = honest(sums, masks)
+        seen.append(([honest([one], [mask]) for one, mask in zip(sums, masks, strict=True)], total))
+        return total
+
+    monkeypatch.setattr(vertical_feature, "unmask", noted)
+    with InProcessVertical(world_of(2400, 3), tmp_path) as consortium:
+        consortium.train(passes=2)
+
+    reach = PLAIN_MODULUS / 2 / GRADIENT_SCALE
+    for alone, total in seen:
+        assert np.abs(total).max() < 0.01 * reach
+        for one in alone:
+            assert np.abs(one).mean() > 0.25 * reach
 
 
 def run_with(tmp_path, change, passes=2):
