@@ -8,6 +8,7 @@ is, and stands apart too. The AUC is the one that the label holders signed.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ GROWTH: Final[Mapping[str, Sequence[Case]]] = MappingProxyType(
 )
 """What the costs are shown to grow with, and the consortia that show it."""
 ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+_CASE: Final = re.compile(r"(?P<data>[a-z_]+):(?P<roles>[2-9])(:(?P<rows>\d{1,7}))?")
 _GROWN: Final = ("data", "parties", "members_per_role", "rows", "features", "auc")
 _COSTS: Final = ("align_s", "training_s", "train_s", "cpu_s", "peak_rss_mb", "coordinator_rss_mb", "wire_mb")
 
@@ -116,15 +118,13 @@ def parse_cases(text: str) -> tuple[Case, ...]:
     Raises:
         UserError: It is something else.
     """
-    try:
-        parts = [part.split(":") for part in text.split(",")]
-        cases = [Case(name, int(roles), rows=int(rows[0]) if rows else None) for name, roles, *rows in parts]
-    except ValueError:
-        cases = []
-    if not cases or not all(2 <= case.roles <= 9 and (case.rows is None or case.rows >= 1) for case in cases):
+    parts = [_CASE.fullmatch(part) for part in text.split(",")]
+    if any(part is None or part["rows"] == "0" for part in parts):
         raise UserError(
             f"expected cases such as uci_default:2,gmsc:3:5000 (data set, 2 to 9 roles, rows), found {text[:60]!r}."
         )
+    found = [part for part in parts if part is not None]
+    cases = [Case(part["data"], int(part["roles"]), rows=int(part["rows"]) if part["rows"] else None) for part in found]
     return tuple(dict.fromkeys(cases))
 
 
