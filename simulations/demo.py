@@ -37,14 +37,16 @@ class DemoResult:
         rows: Lines of the comparison.
         seconds: By phase, and in total.
         folder: Results and logs.
-        score: One score, as it was answered.
+        score: One score, as it was answered; empty if none was asked for.
+        artefact: File of the model in the folder; empty where nobody holds the model.
     """
 
     story: str
     rows: list[Row]
     seconds: Mapping[str, float]
     folder: Path
-    score: Mapping[str, Any]
+    score: Mapping[str, Any] = field(default_factory=dict)
+    artefact: str = ""
 
     def as_plain(self) -> dict[str, Any]:
         """For `--json`."""
@@ -150,5 +152,9 @@ def calibration(label: NDArray[np.int8], pd_: NDArray[np.float64]) -> list[Calib
 
 
 def tidy(folder: Path) -> None:
-    """Remove the consortium itself (keys, rows, databases); results and logs stay."""
+    """Remove the consortium itself (keys, rows, databases); results and all logs stay."""
+    logs = folder / "logs"
+    for log in sorted((folder / "consortium").glob("*/state/*.log")):
+        logs.mkdir(exist_ok=True)
+        shutil.copyfile(log, logs / f"{log.parent.parent.name}.{log.name}")
     shutil.rmtree(folder / "consortium", ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,13 @@ SETTINGS = MethodSettings(method="newton", rounds=15)
 SKEW_COLUMN, SKEW_STRENGTH, SEED = "age", 0.9, 7
 
 
-def run_horizontal(folder: Path, data: str, *, announce: Announce, on_event: OnEvent) -> DemoResult:
+def run_horizontal(folder: Path, data: str, num_rows: int, *, announce: Announce, on_event: OnEvent) -> DemoResult:
     """Play the whole story.
 
     Args:
         folder: Where results, and until `tidy` the consortium itself, lie; absent or empty.
         data: Name of the data set, see `simulations.datasets`.
+        num_rows: Borrowers, drawn at random; 0 for all of them.
         announce: Called with a sentence at each stage.
         on_event: Called with every event of the training run.
 
@@ -48,6 +50,8 @@ def run_horizontal(folder: Path, data: str, *, announce: Announce, on_event: OnE
     laps = Laps()
     announce(f"data: {data}")
     data_set = load_data_set(data)
+    if 0 < num_rows < len(data_set.frame):
+        data_set = replace(data_set, frame=data_set.frame.sample(num_rows, random_state=SEED).sort_index())
     rows = deal_shares(data_set, DEMO_SHARES, seed=SEED, skew_column=SKEW_COLUMN, skew_strength=SKEW_STRENGTH)
     laps.lap("data")
     announce(f"founding a consortium of {len(rows)} banks in {folder}")
@@ -69,7 +73,7 @@ def run_horizontal(folder: Path, data: str, *, announce: Announce, on_event: OnE
     (folder / MODEL_FILE).write_bytes(artefact)
     shown = ("pooled", "federated", best_alone(table))
     write_comparison(folder, run.folder / CARD_FILE, auditor.holdout_label, table, predicted, shown=shown)
-    return DemoResult("horizontal", table, laps.total(), folder, score_one(artefact, members))
+    return DemoResult("horizontal", table, laps.total(), folder, score_one(artefact, members), MODEL_FILE)
 
 
 def _say_who_has_what(rows: Mapping[str, pd.DataFrame], data_set: DataSet, announce: Announce) -> None:

@@ -112,9 +112,14 @@ class Process:
             except subprocess.TimeoutExpired:
                 self._popen.kill()
                 self._popen.wait()
-        with suppress(ProcessLookupError):  # as it should be: nothing of its group is left
-            os.killpg(self._popen.pid, signal.SIGKILL)
+        self.vanish()  # as it should be: nothing of its group is left
         return self._popen.returncode
+
+    def vanish(self) -> None:
+        """End it and whatever it has started at once, without a chance to tidy up."""
+        if self._popen is not None:
+            with suppress(ProcessLookupError):
+                os.killpg(self._popen.pid, signal.SIGKILL)
 
     def text(self) -> str:
         """What the current start has written so far."""
@@ -153,14 +158,19 @@ class Processes:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
-        if self._sample_usage:
-            self._sampler.join()
-        for process in self._processes.values():
-            if process.exit_code is None and process.pid:
-                os.kill(process.pid, signal.SIGTERM)  # all at once; each is waited for below
-        for process in self._processes.values():
-            process.end(signal.SIGTERM)
+        try:
+            self._over.set()
+            if self._sample_usage:
+                self._sampler.join()
+            for process in self._processes.values():
+                if process.exit_code is None and process.pid:
+                    os.kill(process.pid, signal.SIGTERM)  # all at once; each is waited for below
+            for process in self._processes.values():
+                process.end(signal.SIGTERM)
+        finally:
+            for process in self._processes.values():
+                if process.exit_code is None:  # an impatient second Ctrl-C has ended the above
+                    process.vanish()
 
     def __getitem__(self, name: str) -> Process:
         return self._processes[name]

@@ -20,11 +20,31 @@ from models.metrics import auc
 from models.newton import sigmoid
 from models.vertical import Tower, VerticalSettings
 from policies.agreement import Agreement
+from policies.proposal import MethodSettings
 from protos.private_set_intersection.identifiers import normalise
 from simulations.auditor import Row, paired_rows
 from simulations.pooled_towers import PooledRows, RowsRefused, train_pooled
 
 _HOLDER = "holder of the row"  # no column of an agreement has spaces in its name
+
+
+def vertical_settings(agreement: Agreement, method: MethodSettings) -> VerticalSettings:
+    """The public settings of a run, as its members read them from the agreement and the proposal.
+
+    Args:
+        agreement: Form of the towers, and the floors.
+        method: Passes and pairs.
+    """
+    model, privacy = agreement.model, agreement.privacy
+    return VerticalSettings(
+        bins=model.bins,
+        ridge=model.ridge,
+        smoothness=model.smoothness,
+        min_rows_per_column=privacy.min_rows_per_column,
+        passes=method.passes,
+        pairs=method.pairs,
+        max_colluders=privacy.max_colluders,
+    )
 
 
 class RoleScores(Protocol):

@@ -15,6 +15,9 @@ Plot = Annotated[
     Path | None, typer.Option("--plot", help="Write a line plot over values as SVG, and one over members beside it.")
 ]
 
+_LOG_COLUMNS = 120
+"""In a file nothing has to be narrow."""
+
 
 @app.callback()
 def bench() -> None:
@@ -120,19 +123,47 @@ def alignment(
         write(plot, draw(rows))
 
 
-@app.command("vertical", epilog="Example: tallystick bench vertical --json out/vertical.json")
-def vertical(json_path: Json = None) -> None:
-    """Train over columns that two or three parties hold: all parties in one process, all protections on."""
+@app.command("vertical", epilog="Example: tallystick bench vertical --json out/vertical.json --plot out/vertical.svg")
+def vertical(
+    json_path: Json = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot",
+            help="Measure how costs grow too, and write line plots as SVG: over rows, and beside it over features, "
+            "parties and members of a role.",
+        ),
+    ] = None,
+    cases: Annotated[
+        str, typer.Option(help="Data sets, among how many roles, and how many rows; comma-separated.")
+    ] = "uci_default:2,uci_default:3,gmsc:3,olist:3",
+    pairwise: Annotated[str, typer.Option(help="Pairwise terms within roles: off, on or both.")] = "both",
+) -> None:
+    """Train over columns that several parties hold: a process a party over mutual TLS, all protections on."""
     from simulations.benchmarks import vertical as measured
-    from simulations.benchmarks.report import write_report
+    from simulations.benchmarks.report import write, write_report
+    from simulations.benchmarks.vertical_plot import plot as draw
 
+    if pairwise not in {"off", "on", "both"}:
+        raise typer.BadParameter("expected off, on or both", param_hint="--pairwise")
+    chosen = {"off": (False,), "on": (True,), "both": (False, True)}[pairwise]
+    growth = {} if plot is None else measured.GROWTH
     with _lines() as progress:
-        progress("UCI default with two and three parties, Give Me Some Credit with three")
-        rows = measured.run()
-    columns = ("data", "parties", "pairwise", "auc", "auc_pooled", "auc_alone", "train_s", "peak_rss_mb", "wire_mb")
-    _show("One vertical training", rows, columns)
+        figures = measured.run(measured.parse_cases(cases), pairwise=chosen, growth=growth, progress=progress)
+    reached = ("data", "task", "parties", "pairwise", "auc", "auc_pooled", "auc_alone")
+    costs = ("data", "parties", "pairwise", "align_s", "training_s", "train_s", "peak_rss_mb", "wire_mb")
+    _show("What one vertical training reaches", figures.results, reached)
+    _show("What it costs", figures.results, costs)
+    further = {"growth": figures.growth} if figures.growth else {}
     if json_path is not None:
-        write_report(json_path, "vertical", rows)
+        write_report(json_path, "vertical", figures.results, further)
+    if plot is not None:
+        grown = ("by", "parties", "rows", "features", "align_s", "training_s", "train_s", "peak_rss_mb", "wire_mb")
+        _show("How its costs grow", figures.growth, grown)
+        files = {by: plot if by == "rows" else plot.with_stem(f"{plot.stem}-by-{by}") for by in growth}
+        for by, file in files.items():
+            write(file, draw(figures.growth, by))
+        print(f"plots         {', '.join(str(file) for file in files.values())}")
 
 
 @app.command("scoring", epilog="Example: tallystick bench scoring --json out/scoring.json")
@@ -176,10 +207,13 @@ def _show(title: str, rows: Sequence[Mapping[str, Any]], columns: Sequence[str] 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     names = list(columns or rows[0])
     for name in names:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", overflow="fold")
     for row in rows:
         table.add_row(*(_cell(row[name]) for name in names))
-    Console(highlight=False).print(table)
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = max(console.width, _LOG_COLUMNS)
+    console.print(table)
 
 
 def _show_turned(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
