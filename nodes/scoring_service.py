@@ -15,6 +15,7 @@ from nodes.scoring_journal import Journal
 from nodes.scoring_stream import GatewayConnection, attend
 from nodes.scoring_tables import EntityTable
 from policies.scoring_policy import ScoringPolicy
+from policies.token_key import TokenKey
 
 
 class ScoringService:
@@ -27,6 +28,7 @@ class ScoringService:
         connection: Where the gateway is.
         state_dir: The journal's folder is made in it.
         now: This node's clock, Unix seconds.
+        token_key: The members' key, for grants that name who answers.
     """
 
     def __init__(
@@ -38,11 +40,11 @@ class ScoringService:
         state_dir: Path,
         *,
         now: Callable[[], float] = time.time,
+        token_key: TokenKey | None = None,
     ) -> None:
         self._connection = connection
         self._journal = Journal(state_dir / "scoring", now)
-        role = membership.agreement.member(membership.member).role
-        guard = ScoringGuard(policy, membership.agreement, role, self._journal, now)
+        guard = ScoringGuard(policy, membership.agreement, membership.member, self._journal, now, token_key=token_key)
         self._responder = ScoringResponder(membership, guard, tables, now=now)
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()

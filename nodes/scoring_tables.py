@@ -75,20 +75,22 @@ class EntityTable:
             joined = stored["tokens"].tobytes()
             return cls.of(layout, split_tokens(joined), stored["slots"].astype(np.int64))
 
-    def vector(self, tokens: Sequence[bytes], *, answers: bool, rng: Callable[[int], bytes] = os.urandom) -> Vector:
+    def vector(
+        self, tokens: Sequence[bytes], *, answers: bool | Sequence[bool], rng: Callable[[int], bytes] = os.urandom
+    ) -> Vector:
         """This node's vector for a request, modulo 2^64, shape (len(tokens) * layout.width,).
 
         Args:
             tokens: Entities, in the request's order.
-            answers: Whether the grant asks this node's role; zeros for every entity otherwise.
+            answers: Whether the grant asks this node, about all entities or one by one; zeros where it does not.
             rng: Cryptographic randomness for evidence.
         """
         unknown = len(self.slots) - 1
         rows = self.rows
         places = [rows.get(token, unknown) for token in tokens]
         found = self.slots.take(places, axis=0)  # a copy
-        if not answers:
-            found[:] = 0
+        if answers is not True:
+            found *= np.reshape(answers, (-1, 1))
         vector = signed_values(found.reshape(-1))
         if self.layout.evidence:
             grid = vector.reshape(found.shape)[:, self.layout.evidence_at]

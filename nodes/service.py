@@ -14,6 +14,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from models.features import TrainingData
+from nodes.consent import ConsentFilter, consent_filter
 from nodes.contract import aligned_entities, check_rows, prepare_rows
 from nodes.fleet import FleetConnection, run_node
 from nodes.identity import load_identity
@@ -33,6 +34,7 @@ from policies.agreement import load_agreement
 from policies.guard import load_policy
 from policies.scoring_policy import load_scoring_policy
 from policies.state_lock import sole_process
+from policies.token_key import load_token_key
 from policies.vertical_proposal import VerticalProposal
 from protos.sealed_sum.keys import SigningKey
 
@@ -69,19 +71,43 @@ class CheckedData:
 
 
 class CheckedEntities:
-    """This member's entities, read and checked when a run aligns them; the run keeps keyed hashes, not the ids."""
+    """This member's entities, read and checked when a run aligns them; the run keeps keyed hashes, not the ids.
 
-    def __init__(self, membership: Membership, settings: NodeSettings, announce: Callable[[str], None]) -> None:
+    Args:
+        membership: Who this node is.
+        settings: Where the rows are.
+        consent: Which of them may be used.
+        announce: Called with one line about what was found.
+    """
+
+    def __init__(
+        self,
+        membership: Membership,
+        settings: NodeSettings,
+        consent: Callable[[], ConsentFilter],
+        announce: Callable[[str], None],
+    ) -> None:
         self._membership = membership
         self._settings = settings
+        self._consent = consent
         self._announce = announce
 
-    def __call__(self, task: str) -> tuple[str, ...]:
-        """One id a row.
+    def __call__(self, task: str, purpose: str) -> tuple[str | None, ...]:
+        """One id a row, None for a row whose entity did not consent.
 
         Raises:
-            UserError: The source cannot be read, or breaks the agreement's contract.
+            UserError: The source cannot be read, or breaks the agreement's contract; or consent cannot be told.
         """
+        return self._consented(self._read(task), task, purpose)
+
+    def check(self, task: str) -> None:
+        """Read the source once and tell how many entities could be aligned for each purpose; see `__call__`."""
+        entities, policy = self._read(task), self._membership.policy
+        for purpose in self._membership.agreement.task(task).purposes:
+            if purpose in policy.purposes:
+                self._consented(entities, task, purpose)
+
+    def _read(self, task: str) -> tuple[str, ...]:
         frame = load_rows(self._settings.opened_source(os.environ))
         entities, report = aligned_entities(
             frame, self._membership.agreement, member_id=self._membership.member, task_name=task
@@ -90,6 +116,12 @@ class CheckedEntities:
             log.info("%s", line)
         self._announce(f"{task}: {report.rows_kept} of {report.rows_read} entities to align")
         return entities
+
+    def _consented(self, entities: tuple[str, ...], task: str, purpose: str) -> tuple[str | None, ...]:
+        consented = self._consent().rows(entities, purpose)
+        if not consented.all():
+            self._announce(f"{task}: {int(consented.sum())} of {len(entities)} entities consented to {purpose}")
+        return tuple(entity if may else None for entity, may in zip(entities, consented.tolist(), strict=True))
 
 
 class CheckedAlignedRows:
@@ -170,14 +202,16 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
     threadpool_limits(limits=1)
     membership = build_membership(settings)
     data = CheckedData(membership, settings, announce)
-    entities = CheckedEntities(membership, settings, announce)
+    if "consent" not in membership.policy.model_fields_set:
+        announce('policy.toml does not say where consent is known: taken as consent = "source"')
+    entities = CheckedEntities(membership, settings, lambda: consent_filter(settings, membership), announce)
     for task in membership.agreement.tasks:
         if task.name not in membership.policy.tasks:
             continue
         if task.label_role == membership.agreement.member(membership.member).role:
             data(task.name)
         else:
-            entities(task.name)
+            entities.check(task.name)
     store = NodeStore(settings.state_dir)
     rows = CheckedAlignedRows(membership, settings)
     vertical = VerticalHandlers(membership, rows, store, rng=os.urandom, now=_now)
@@ -218,7 +252,10 @@ def _scoring(settings: NodeSettings, membership: Membership) -> ScoringService |
         settings.tls.certificate_path,
         settings.tls.key_path,
     )
-    return ScoringService(membership, policy, load_tables(place.tables_dir), connection, settings.state_dir)
+    token_key = None if settings.token_key_path is None else load_token_key(settings.token_key_path)
+    return ScoringService(
+        membership, policy, load_tables(place.tables_dir), connection, settings.state_dir, token_key=token_key
+    )
 
 
 def _log_to(state_dir: Path, level: str) -> None:

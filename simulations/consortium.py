@@ -184,6 +184,7 @@ def set_up_node(
         "max_rounds": 200,
         "require_sealing": True,
         "auto_cosign": True,
+        "consent": "source",  # what is dealt here consented, or never existed
     }
     (folder / "policy.toml").write_text(tomli_w.dumps(policy))
     (folder / "policy.toml").chmod(0o600)

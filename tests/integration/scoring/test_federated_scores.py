@@ -103,6 +103,35 @@ def test_roles_that_the_grant_does_not_name_answer_zeros(six):
     assert answer.opened.survivors == six.consortium.members
 
 
+def test_c10_one_member_of_a_role_answers_where_two_know_an_entity(six):
+    """Two banks that know one seller are not added twice: the grant names who answers, for members alone to read."""
+    token = entity(six, 3)
+    knows, twin = (f"bank-{n}" for n in ((1, 2) if token in six.consortium.tables["bank-1"].rows else (2, 1)))
+    table = six.consortium.tables[twin]
+    made_up = np.full((1, LAYOUT.width), 7)
+    six.consortium.tables[twin] = EntityTable.of(LAYOUT, [*table.rows, token], np.vstack([table.slots[:-1], made_up]))
+
+    async def script():
+        return await six.ask(token, grant=six.grant(token, answering={"bank": knows}))
+
+    (answer,) = run(six, script)
+    others = [member for member in six.consortium.members if member != twin]
+    assert np.array_equal(answer.opened.totals[answer.row], six.consortium.pooled([token], others)[0])
+    assert answer.opened.survivors == six.consortium.members
+
+
+def test_c10_grant_that_names_who_answers_is_refused_by_a_node_that_cannot_read_it(three):
+    token = entity(three, 3)
+
+    async def script():
+        grant = three.grant(token, answering={"bank": "bank-1"})
+        for node in three.nodes.values():
+            node.responder._guard._token_key = None
+        return await three.ask(token, grant=grant)
+
+    assert run(three, script) == "grant_answerers"
+
+
 def test_answer_of_the_window_comes_from_the_cache_and_nodes_are_not_asked(six):
     token = entity(six, 3)
 
