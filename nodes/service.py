@@ -23,7 +23,7 @@ from nodes.readiness import require_ready
 from nodes.runtime import NodeRuntime
 from nodes.scoring_service import ScoringService
 from nodes.scoring_stream import GatewayConnection
-from nodes.scoring_tables import load_tables
+from nodes.scoring_tables import ScoreTables
 from nodes.settings import NodeSettings
 from nodes.sources import load_rows
 from nodes.store import NodeStore
@@ -240,7 +240,7 @@ def _scoring(settings: NodeSettings, membership: Membership) -> ScoringService |
     """Answers to scores, if the settings ask for them.
 
     Raises:
-        UserError: The scoring policy is missing or not acceptable, or there is no table to answer from.
+        UserError: The scoring policy is missing or not acceptable, or a file among the tables is none.
     """
     place = settings.scoring
     if place is None:
@@ -254,7 +254,7 @@ def _scoring(settings: NodeSettings, membership: Membership) -> ScoringService |
     )
     token_key = None if settings.token_key_path is None else load_token_key(settings.token_key_path)
     return ScoringService(
-        membership, policy, load_tables(place.tables_dir), connection, settings.state_dir, token_key=token_key
+        membership, policy, ScoreTables(place.tables_dir), connection, settings.state_dir, token_key=token_key
     )
 
 

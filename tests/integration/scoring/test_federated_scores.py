@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.scoring_gateway import outcome_of
 from models.score_slots import ScoreSlots
-from nodes.scoring_tables import EntityTable
+from nodes.scoring_tables import EntityTable, ScoreTables, publish
 from policies.fingerprints import fingerprint
 from policies.grants import issue_revocations
 from protos.masked_sum import masked_sum_pb2 as masked
@@ -232,6 +232,26 @@ def test_all_nodes_down_is_refused_as_no_members(three):
 
 def test_stale_model_version_is_refused_by_name(three):
     assert run(three, lambda: three.ask(entity(three, 3), model_version="ff" * 32)) == "model_version"
+
+
+def test_model_version_that_is_published_later_is_served_without_a_restart(three, tmp_path):
+    """What a training run does at its end, while the nodes answer."""
+    token, version = entity(three, 3), "cd" * 32
+    folders = {member: tmp_path / "tables" / member for member in three.consortium.members}
+
+    async def script():
+        watched = {member: ScoreTables(folder) for member, folder in folders.items()}
+        for member, node in three.nodes.items():
+            node.responder._tables = watched[member]
+        before = await three.ask(token, model_version=version)
+        for member, folder in folders.items():
+            publish(folder, TASK, version, three.consortium.tables[member])
+            watched[member].refresh()
+        return before, await three.ask(token, model_version=version)
+
+    before, after = run(three, script)
+    assert before == "model_version"
+    assert matches_pooled(three, after, [token])
 
 
 def test_clock_skew_of_every_node_is_refused_by_name(three):
