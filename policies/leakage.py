@@ -258,7 +258,7 @@ LEAKS: tuple[Leak, ...] = (
         "label holder",
         "As many noisy sums of the other roles' partial scores per training row as there are passes, at most 8 for one "
         "version of its data.",
-        "label holder, alone or colluding with up to {c} feature holders",
+        "label holder, which counts among the agreement's {c} colluders",
         "vertical training (B5)",
         "vertical training",
         _vertical,
@@ -268,7 +268,7 @@ LEAKS: tuple[Leak, ...] = (
         "label holder",
         "One sum of the other roles' partial scores per held-out row and run, in steps of 1/64 log-odds and without "
         "noise, as a federated score shows it.",
-        "label holder, alone or colluding with up to {c} feature holders",
+        "label holder, which counts among the agreement's {c} colluders",
         "vertical training (B5, D1)",
         "vertical training",
         _vertical,
