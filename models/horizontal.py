@@ -7,7 +7,6 @@ members take on the opened sum.
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import Literal
@@ -40,18 +39,11 @@ from models.sum_layouts import (
     newton_layout,
 )
 from models.towers import TowerShape, hidden_for_parameters, initial_parameters, log_odds
+from models.weight_bucket import weight_log2_for_rows
 from policies.errors import SettingsRefused
 from protos.sealed_sum.layout import Layout, OpenedSum
 
 __all__ = ["HorizontalProgram", "HorizontalSettings", "weight_log2_for_rows"]
-
-
-def weight_log2_for_rows(num_rows: int) -> int:
-    """The public weight bucket of a member with this many rows: log2 of the nearest power of two, at least 0.
-
-    Weights are public (rule A7), so they tell a member's size to within a factor of two, and no more.
-    """
-    return round(math.log2(max(num_rows, 1)))
 
 
 class HorizontalProgram:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.artefact import Model
 from models.binning import Bin
 from models.evaluation import CoarseBin, Evaluation
 from models.features import FloatArray, InputFeature
 from models.newton import sigmoid
 from models.scorecard import information_values, weight_of_evidence
 from policies.release import CalibrationBin, FeatureShape, HistogramBin, Quality, RocPoint, ShapeBin
+
+if TYPE_CHECKING:  # torch comes with it, which a table of a vertical run does not need
+    from models.artefact import Model
 
 
 def quality(evaluation: Evaluation) -> Quality:

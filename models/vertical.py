@@ -49,7 +49,7 @@ class VerticalSettings:
     ridge: float = 1.0
     smoothness: float = 20.0
     min_rows_per_column: int = 50
-    passes: int = 5
+    passes: int = 4
     pairs: int = 0
     pair_groups: int = 4
     pair_ridge: float = 40.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from models.features import TrainingData
-from models.horizontal import weight_log2_for_rows
+from models.weight_bucket import weight_log2_for_rows
 from nodes.membership import Membership
 from nodes.store import RunRecord
 from policies.errors import UserError

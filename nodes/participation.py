@@ -7,6 +7,8 @@ import json
 import logging
 from collections.abc import Callable
 
+import torch
+
 from models.features import TrainingData
 from models.horizontal import HorizontalProgram
 from models.metrics import OneClassError
@@ -57,6 +59,7 @@ class Participation:
         rng: Callable[[int], bytes],
         now: Callable[[], str],
     ) -> None:
+        torch.set_num_threads(1)  # as everything of a node, see `nodes.service`
         self._membership = membership
         self._proposal = proposal
         self._store = store

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -19,7 +19,6 @@ from models.features import TrainingData
 from nodes.alignment import Alignment, EntityProvider
 from nodes.key_epoch import KeyEpoch
 from nodes.membership import Membership
-from nodes.participation import Participation
 from nodes.store import NodeStore, RunRecord
 from nodes.vertical import VerticalParticipation, VerticalSide
 from policies.errors import UserError
@@ -34,6 +33,9 @@ from policies.proposal import (
 )
 from protos.runs.v1 import alignment_pb2, runs_pb2, vertical_pb2
 from protos.sealed_sum.errors import SealedSumError
+
+if TYPE_CHECKING:
+    from nodes.participation import Participation
 
 log = logging.getLogger(__name__)
 M = TypeVar("M", bound=Message)
@@ -388,6 +390,9 @@ class NodeRuntime:
             proposal = RunProposal.from_bytes(record.proposal)
             if proposal.across_roles:
                 raise MessageRefused(f"Run {run_id} is across roles and sums nothing here; propose another method.")
+            # torch comes with it: 190 MB that a node needs for runs among members of one role alone.
+            from nodes.participation import Participation  # noqa: PLC0415
+
             self._participations[run_id] = Participation(
                 self._membership, proposal, record, self._data(proposal.task), self._store, rng=self._rng, now=self._now
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import importlib
 import logging
 import os
 import signal
@@ -11,7 +12,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
 from threadpoolctl import threadpool_limits
 
 from models.features import TrainingData
@@ -33,6 +33,7 @@ from nodes.vertical import VerticalSide
 from nodes.vertical_data import OwnRows
 from policies.agreement import load_agreement
 from policies.guard import load_policy
+from policies.proposal import ACROSS_ROLES
 from policies.scoring_policy import load_scoring_policy
 from policies.state_lock import sole_process
 from policies.token_key import load_token_key
@@ -182,9 +183,10 @@ def serve(settings: NodeSettings, *, announce: Callable[[str], None]) -> int:
 def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
     _log_to(settings.state_dir, settings.log_level)
     # One thread a node: a bank's machine runs other things, and sums of floats stay the same from run to run.
-    torch.set_num_threads(1)
     threadpool_limits(limits=1)
     membership = build_membership(settings)
+    if not ACROSS_ROLES.issuperset(membership.policy.methods):
+        importlib.import_module("nodes.participation")  # seconds that no step of a run should wait for
     data = CheckedData(membership, settings, announce)
     if "consent" not in membership.policy.model_fields_set:
         announce('policy.toml does not say where consent is known: taken as consent = "source"')

@@ -55,7 +55,7 @@ class MethodSettings(BaseModel):
     target_parameters: Annotated[int, Field(ge=0, le=50_000_000)] = 0
     """For neural towers: choose hidden layers of about this many parameters; 0 keeps the agreement's layers."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    passes: Annotated[int, Field(ge=2, le=7)] = 5
+    passes: Annotated[int, Field(ge=2, le=7)] = 4
     """Gradient passes of a vertical run; each shows the label holders one noisy sum a row (rule B5)."""
     pairs: Annotated[int, Field(ge=0, le=10)] = 0
     """Pairwise terms within each role of a vertical run, at most."""

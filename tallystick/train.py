@@ -27,7 +27,7 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Rows of a local step (fed*).")] = 1024,
     learning_rate: Annotated[float, typer.Option(help="Of the local optimiser (fed*).")] = 0.02,
     seed: Annotated[int, typer.Option(help="Public seed of initial weights and shuffles.")] = 0,
-    passes: Annotated[int, typer.Option(help="Gradient passes over the labels (vertical).")] = 5,
+    passes: Annotated[int, typer.Option(help="Gradient passes over the labels (vertical).")] = 4,
     pairs: Annotated[int, typer.Option(help="Pairwise terms within a role, at most (vertical).")] = 0,
     wait_online_s: Annotated[float, typer.Option(help="Seconds to wait for the cohort to connect.")] = 120.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a progress bar.")] = False,

@@ -51,3 +51,18 @@ def test_no_file_is_a_bag_of_leftovers():
     ]
 
     assert found == []
+
+
+@pytest.mark.parametrize("module", ["nodes.service", "coordinator.service"])
+def test_a_process_loads_torch_only_when_a_run_needs_it(module):
+    """190 MB and seconds that vertical runs, alignment and scoring do without."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", f"import sys, {module}; print('torch' in sys.modules)"],
+        cwd=ROOT,
+        env={"PYTHONPATH": str(ROOT), "FLWR_TELEMETRY_ENABLED": "0"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert done.stdout.strip() == "False"
