@@ -18,6 +18,8 @@ from models.card_html import render_html
 from models.plots import calibration_plot, histogram_plot, loss_plot, roc_plot
 from policies.agreement import Agreement
 from policies.alignment import feature_holders
+from policies.federated_model import FILE_NAME as FEDERATED_MODEL_FILE
+from policies.federated_model import FederatedModel
 
 RELEASED_FILE = "released.json"
 CARD_PAGE = "card.html"
@@ -52,6 +54,7 @@ def evidence_of(outcome: RunOutcome, agreement: Agreement, created_at: str) -> R
         table=outcome.released.table,
         signatures=outcome.released.signatures_base64(),
         keyed_hash=_keyed_hash(outcome, agreement),
+        reason_codes=tuple(dict.fromkeys(feature.reason_code for feature in agreement.features)),
         feature_holders=len(feature_holders(agreement, proposal, task.name)) if vertical else 0,
         min_cell_count=privacy.min_cell_count,
         pdo_points=agreement.model.pdo_points,
@@ -87,6 +90,9 @@ def write_run_folder(folder: Path, outcome: RunOutcome, card: ModelCard) -> None
         _write(folder / name, plot)
     if outcome.artefact is not None:
         _write(folder / MODEL_FILE, outcome.artefact)
+    record = _federated_model(card)
+    if record is not None:
+        record.save(folder / FEDERATED_MODEL_FILE)
     _write(folder / CARD_PAGE, render_html(card).encode())
     _write(folder / CARD_FILE, card.to_json())  # last: a folder with a card is complete
 
@@ -164,6 +170,23 @@ def build_and_write_tasks(
         for phase in sorted({*traffic.bytes_up, *traffic.bytes_down})
     }
     return {**next(iter(details.values())), **moved, "folder": str(folder)}
+
+
+def _federated_model(card: ModelCard) -> FederatedModel | None:
+    """What callers of federated scores need of a model that no party holds; None for another model."""
+    evidence, table = card.evidence, card.evidence.table
+    if table.federated_version is None or table.bias_log_odds is None:
+        return None
+    return FederatedModel(
+        run_id=evidence.run_id,
+        task=evidence.task,
+        version=table.federated_version,
+        bias=table.bias_log_odds,
+        pdo_points=evidence.pdo_points,
+        base_points=evidence.base_points,
+        base_odds=evidence.base_odds,
+        reason_codes=evidence.reason_codes,
+    )
 
 
 def _plots(outcome: RunOutcome) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ import numpy as np
 from scipy import linalg
 
 from models.features import FloatArray
+from models.newton import sigmoid
 from models.role_totals import Totals, real_total_of, total_of
 from models.vertical import Tower, VerticalSettings
 from models.vertical_basis import RoleBasis, column_sums, scores_of, whole_moments
@@ -21,6 +22,8 @@ from models.vertical_pairs import (
 )
 from protos.encrypted_gradient.parameters import BASIS_LEVELS
 from protos.encrypted_gradient.support import Levels
+
+_CHUNK_ROWS = 8192
 
 
 class FeatureTower:
@@ -40,6 +43,7 @@ class FeatureTower:
         self._levels = levels
         self._known = known
         self._settings = settings
+        self._base_log_odds = float(np.log(base_rate / (1.0 - base_rate)))
         self._row_curvature = base_rate * (1.0 - base_rate)
         self._share = settings.step_share(feature_roles)
         self._main_penalty = basis.penalty(settings.ridge, settings.smoothness)
@@ -80,7 +84,7 @@ class FeatureTower:
         return tower
 
     def _prepare(self) -> Totals[None]:
-        """Columns, expansion and preconditioner for the main effects and the chosen pairs."""
+        """Columns, means and expansion for the main effects and the chosen pairs."""
         main = self._basis.num_columns
         self._all_levels = {
             holder: np.concatenate([part, pair_levels(self._pairs, part)], axis=1)
@@ -95,9 +99,29 @@ class FeatureTower:
         self._moments = moments / BASIS_LEVELS**2
         self._sums = sums / BASIS_LEVELS
         self._means = self._sums / self._rows
-        centred = self._moments - np.outer(self._sums, self._sums) / self._rows
-        curvature = self._row_curvature * (self._expansion @ centred @ self._expansion.T)
-        self._factor = linalg.cho_factor(curvature + self._penalty)
+
+    def _own_curvature(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """This member's part of the curvature: each known row's p (1 - p) by the role's own scores alone.
+
+        The others' scores stay unknown here. The base rate alone would make steps far too long where these columns
+        say that the risk is high: on Give Me Some Credit such passes never settled.
+
+        Returns:
+            Upper triangle of sum w a a', sum w a, and sum w in an array of one.
+        """
+        size = len(self._means)
+        moments, sums, weight = np.zeros((size, size)), np.zeros(size), 0.0
+        for holder, levels in self._all_levels.items():
+            pd = sigmoid(self._base_log_odds + self.scores(holder))
+            weights = np.asarray(pd * (1.0 - pd) * self._known[holder], dtype=np.float32)
+            for start in range(0, len(levels), _CHUNK_ROWS):
+                own = weights[start : start + _CHUNK_ROWS, None]
+                part = levels[start : start + _CHUNK_ROWS].astype(np.float32) / np.float32(BASIS_LEVELS)
+                sums += (part * own).sum(axis=0, dtype=np.float64)
+                part *= np.sqrt(own)
+                moments += part.T @ part
+            weight += float(weights.sum(dtype=np.float64))
+        return moments[np.triu_indices(size)], sums, np.array([weight])
 
     @property
     def columns(self) -> dict[str, Levels]:
@@ -144,14 +168,21 @@ class FeatureTower:
         Args:
             gradient: This member's sum over rows of residual * column, for `columns`; shape (n_columns,).
         """
-        (total,) = yield from real_total_of("pass/gradient", [gradient])
+        total, packed, sums, weight = yield from real_total_of("pass/gradient", [gradient, *self._own_curvature()])
         asked = len(self._means)
         left_over = self._residual_total(total[:asked])
         centred = total[:asked] - self._means * left_over
         if self._candidates:
             centred = yield from self._keep_pairs(centred, total[asked:], left_over)
+            packed, sums, weight = yield from real_total_of("pass/curvature", self._own_curvature())
+        size = len(self._means)
+        raw = np.zeros((size, size))
+        raw[np.triu_indices(size)] = packed
+        raw += np.triu(raw, 1).T
+        curvature = raw - np.outer(sums, sums) / max(float(weight[0]), 1e-9)
+        whole = self._expansion @ curvature @ self._expansion.T + self._penalty
         own = self._expansion @ centred + self._penalty @ self._weights
-        stepped = self._weights - self._share * linalg.cho_solve(self._factor, own)
+        stepped = self._weights - self._share * linalg.solve(whole, own, assume_a="pos")
         self._weights = self._basis.respecting_directions(stepped, self._sums)
 
     def _residual_total(self, gradient: FloatArray) -> float:

@@ -12,9 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.agreement import Agreement
-
-STEPS_PER_LOG_ODDS = 64
-"""Partial scores are rounded to 1/64 log-odds at the node (C9)."""
+from policies.federated_model import STEPS_PER_LOG_ODDS
 
 Slots = NDArray[np.int64]
 

@@ -19,6 +19,8 @@ from models.vertical_pairs import PairTerm, pair_levels
 from protos.encrypted_gradient.parameters import BASIS_LEVELS, MAX_PASSES, SCORE_NOISE_SIGMA
 from protos.encrypted_gradient.support import Levels
 
+_CHUNK_ROWS = 8192
+
 
 class VerticalSettingsRefused(TrainingDataError):
     """Settings under which a vertical run cannot work."""
@@ -107,13 +109,16 @@ class Tower:
         Args:
             levels: Basis columns, shape (n_rows, num_columns).
         """
-        columns = np.concatenate([levels, pair_levels(self.pairs, levels)], axis=1).astype(np.float64)
-        parts = (columns / BASIS_LEVELS - self.means) * self.weights
-        owners = np.zeros((parts.shape[1], len(self.basis.bins)))
+        owners = np.zeros((len(self.weights), len(self.basis.bins)))
         owners[np.arange(self.basis.num_columns), list(self.basis.feature_of)] = 1.0
         at = self.basis.num_columns
         for term in self.pairs:
             for group in (term.first, term.second):
                 owners[at : at + len(term.cells), self.basis.feature_of[group[0][0]]] += 0.5
             at += len(term.cells)
-        return np.asarray(parts @ owners)
+        found = np.empty((len(levels), owners.shape[1]))
+        for start in range(0, len(levels), _CHUNK_ROWS):
+            part = levels[start : start + _CHUNK_ROWS]
+            columns = np.concatenate([part, pair_levels(self.pairs, part)], axis=1).astype(np.float64)
+            found[start : start + _CHUNK_ROWS] = ((columns / BASIS_LEVELS - self.means) * self.weights) @ owners
+        return found

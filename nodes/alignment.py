@@ -32,8 +32,12 @@ class AlignmentRefused(UserError):
 class EntityProvider(Protocol):
     """Gives the identifiers of this member's rows."""
 
-    def __call__(self, *tasks: str) -> Iterable[object]:
-        """One identifier a row, of the entities that consented to the tasks alone; the same for the whole run."""
+    def __call__(self, tasks: Sequence[str], purpose: str) -> Iterable[object]:
+        """One identifier a row, None for rows whose entity did not consent to the purpose; the same for a whole run.
+
+        Such rows keep their places, so that the rows of an order (`AlignmentStore.aligned_rows`) are those of the
+        member's checked rows, whatever is granted or revoked between alignment and training.
+        """
         ...
 
 
@@ -174,7 +178,7 @@ class Alignment:
         if self._keyed is None:
             key = members_key(self._ready.keyed.tag_key, self._ready.view.agreement_hash, self._ready.epoch_id)
             kind = self._membership.agreement.entities.id_type
-            self._keyed = keyed_entities(self._identifiers(*self._proposal.tasks), kind, key)
+            self._keyed = keyed_entities(self._identifiers(self._proposal.tasks, self._proposal.purpose), kind, key)
         return self._keyed
 
     def _arrange(self, side: Side) -> KeyedEntities:

@@ -10,6 +10,7 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 
+from nodes.consent import check_consent
 from nodes.identity import load_identity
 from nodes.settings import NodeSettings, check_node_files
 from policies.agreement import Agreement, load_agreement
@@ -44,6 +45,7 @@ def readiness(settings: NodeSettings, now: dt.datetime) -> tuple[Check, ...]:
             lambda: verify_signatures(load_agreement(settings.agreement_path), settings.agreement_path),
         ),
         ("policy", lambda: load_policy(settings.policy_path)),
+        ("consent", lambda: check_consent(settings, load_policy(settings.policy_path))),
     ]
     return tuple(Check(name, _problem_of(check)) for name, check in checks)
 

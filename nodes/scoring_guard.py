@@ -12,6 +12,7 @@ from policies.agreement import Agreement
 from policies.errors import AgreementRefused
 from policies.grants import Grant, GrantRefused, Revocations
 from policies.scoring_policy import ScoringPolicy
+from policies.token_key import TokenKey
 from protos.masked_sum.request import Request, split_tokens
 from protos.scoring.v1.scoring_pb2 import StoredDisclosure
 
@@ -53,17 +54,27 @@ class ScoringGuard:
     Args:
         policy: The owner's rules.
         agreement: The signed agreement.
-        role: This node's role.
+        member: This node's id.
         journal: Read back here, appended to before anything leaves.
         now: This node's own clock, Unix seconds.
+        token_key: The members' key, with which a grant names who answers (C10).
     """
 
     def __init__(
-        self, policy: ScoringPolicy, agreement: Agreement, role: str, journal: Journal, now: Callable[[], float]
+        self,
+        policy: ScoringPolicy,
+        agreement: Agreement,
+        member: str,
+        journal: Journal,
+        now: Callable[[], float],
+        *,
+        token_key: TokenKey | None = None,
     ) -> None:
         self._policy = policy
         self._agreement = agreement
-        self._role = role
+        self._member = member
+        self._role = agreement.member(member).role
+        self._token_key = token_key
         self._journal = journal
         self._now = now
         self._charges = _Charges()
@@ -85,13 +96,13 @@ class ScoringGuard:
         if known is None or found.version > known.version:
             self._revoked[found.issuer] = found
 
-    def admit(self, request: Request, epoch_began_s: float) -> tuple[int, bool]:
+    def admit(self, request: Request, epoch_began_s: float) -> tuple[int, bool | list[bool]]:
         """Check a request and charge it.
 
         Nothing here looks an entity up in this node's rows, so that a refusal says nothing about them.
 
         Returns:
-            The journal's ticket of the charge, and whether the grant asks this node's role.
+            The journal's ticket of the charge, and whether the grant asks this node, or for which entities.
 
         Raises:
             ScoringRefused: The first rule that is not met.
@@ -110,6 +121,10 @@ class ScoringGuard:
             )
         grant = self._grant(request, now)
         tokens = request.tokens
+        try:
+            answers = grant.answered_by(self._role, self._member, tokens, self._token_key)
+        except GrantRefused as refused:
+            raise ScoringRefused(refused.code, str(refused)) from refused
         self._check_locks(tokens, request.roster, now, whole=False)
         self._charge(request, tokens, now)
         ticket = self._journal.append(
@@ -127,7 +142,7 @@ class ScoringGuard:
                 entities=request.entities,
             )
         )
-        return ticket, self._role in grant.roles
+        return ticket, answers
 
     def lock(self, request: Request, survivors: tuple[str, ...]) -> int:
         """Fix the survivor set of the request's entities, before the shares leave (C2).

@@ -13,8 +13,9 @@ from nodes.scoring import ScoringResponder
 from nodes.scoring_guard import ScoringGuard
 from nodes.scoring_journal import Journal
 from nodes.scoring_stream import GatewayConnection, attend
-from nodes.scoring_tables import EntityTable
+from nodes.scoring_tables import EntityTable, ScoreTables
 from policies.scoring_policy import ScoringPolicy
+from policies.token_key import TokenKey
 
 
 class ScoringService:
@@ -23,10 +24,11 @@ class ScoringService:
     Args:
         membership: Who this node is.
         policy: What it answers; without one there is no service (fail closed).
-        tables: (task, model version) -> what it knows.
+        tables: (task, model version) -> what it knows; a `ScoreTables` is watched as long as the service runs.
         connection: Where the gateway is.
         state_dir: The journal's folder is made in it.
         now: This node's clock, Unix seconds.
+        token_key: The members' key, for grants that name who answers.
     """
 
     def __init__(
@@ -38,11 +40,12 @@ class ScoringService:
         state_dir: Path,
         *,
         now: Callable[[], float] = time.time,
+        token_key: TokenKey | None = None,
     ) -> None:
         self._connection = connection
         self._journal = Journal(state_dir / "scoring", now)
-        role = membership.agreement.member(membership.member).role
-        guard = ScoringGuard(policy, membership.agreement, role, self._journal, now)
+        guard = ScoringGuard(policy, membership.agreement, membership.member, self._journal, now, token_key=token_key)
+        self._tables = tables
         self._responder = ScoringResponder(membership, guard, tables, now=now)
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
@@ -52,6 +55,8 @@ class ScoringService:
     def start(self, on_online: Callable[[], None] | None = None) -> None:
         """Connect, and connect again whenever the stream ends; `on_online` is called each time it is admitted."""
         self._on_online = on_online
+        if isinstance(self._tables, ScoreTables):
+            self._tables.start()
         self._thread.start()
 
     def stop(self) -> None:
@@ -59,6 +64,8 @@ class ScoringService:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._stop.set)
             self._thread.join()
+        if isinstance(self._tables, ScoreTables):
+            self._tables.stop()
         self._journal.close()
 
     def _run(self) -> None:

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from models.features import TrainingData
+from nodes.consent import ConsentFilter, consent_filter
 from nodes.contract import check_rows_of_tasks, prepare_rows
 from nodes.fleet import FleetConnection, run_node
 from nodes.identity import load_identity
@@ -23,17 +24,18 @@ from nodes.readiness import require_ready
 from nodes.runtime import NodeRuntime
 from nodes.scoring_service import ScoringService
 from nodes.scoring_stream import GatewayConnection
-from nodes.scoring_tables import load_tables
+from nodes.scoring_tables import ScoreTables
 from nodes.settings import NodeSettings
 from nodes.sources import load_rows
 from nodes.store import NodeStore
-from nodes.tower_folder import TowerFolder
+from nodes.tower_keeper import TowerKeeper
 from nodes.vertical import VerticalSide
 from nodes.vertical_data import OwnRows
 from policies.agreement import load_agreement
 from policies.guard import load_policy
 from policies.scoring_policy import load_scoring_policy
 from policies.state_lock import sole_process
+from policies.token_key import load_token_key
 from protos.sealed_sum.keys import SigningKey
 
 log = logging.getLogger(__name__)
@@ -73,16 +75,30 @@ class CheckedVerticalRows:
 
     Read and checked when a run first asks for its tasks, then kept: a run must see the same rows throughout, and its
     alignment the entities of just these rows.
+
+
+    Args:
+        membership: Who this node is.
+        settings: Where the rows are.
+        consent: Which of them may be used.
+        announce: Called with one line about what was found.
     """
 
-    def __init__(self, membership: Membership, settings: NodeSettings, announce: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        membership: Membership,
+        settings: NodeSettings,
+        consent: Callable[[], ConsentFilter],
+        announce: Callable[[str], None],
+    ) -> None:
         self._membership = membership
         self._settings = settings
+        self._consent = consent
         self._announce = announce
         self._kept: tuple[frozenset[str], OwnRows] | None = None
 
     def __call__(self, *tasks: str) -> OwnRows:
-        """The rows of these tasks, in the order of their ids.
+        """The rows of these tasks, in the order of their ids, also those whose entity did not consent.
 
         Raises:
             UserError: The source cannot be read, or breaks the agreement's contract.
@@ -99,9 +115,24 @@ class CheckedVerticalRows:
             self._kept = frozenset(tasks), OwnRows(rows.entity_ids, rows.columns, as_float)
         return self._kept[1]
 
-    def entities(self, *tasks: str) -> tuple[str, ...]:
-        """One id a row."""
-        return self(*tasks).entity_ids
+    def entities(self, tasks: Sequence[str], purpose: str) -> tuple[str | None, ...]:
+        """One id a row, None for a row whose entity did not consent to the purpose.
+
+        Raises:
+            UserError: The source cannot be read, or breaks the agreement's contract; or consent cannot be told.
+        """
+        ids = self(*tasks).entity_ids
+        consented = self._consent().rows(ids, purpose)
+        if not consented.all():
+            self._announce(f"{', '.join(tasks)}: {int(consented.sum())} of {len(ids)} entities consented to {purpose}")
+        return tuple(entity if may else None for entity, may in zip(ids, consented.tolist(), strict=True))
+
+    def check(self, task: str) -> None:
+        """Read the source once and tell how many entities could be aligned for each purpose."""
+        policy = self._membership.policy
+        for purpose in self._membership.agreement.task(task).purposes:
+            if purpose in policy.purposes:
+                self.entities((task,), purpose)
 
 
 def build_membership(settings: NodeSettings) -> Membership:
@@ -155,7 +186,9 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
     threadpool_limits(limits=1)
     membership = build_membership(settings)
     data = CheckedData(membership, settings, announce)
-    rows = CheckedVerticalRows(membership, settings, announce)
+    if "consent" not in membership.policy.model_fields_set:
+        announce('policy.toml does not say where consent is known: taken as consent = "source"')
+    rows = CheckedVerticalRows(membership, settings, lambda: consent_filter(settings, membership), announce)
     role = membership.agreement.member(membership.member).role
     for task in membership.agreement.tasks:
         if task.name not in membership.policy.tasks:
@@ -163,9 +196,9 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
         if task.label_role == role:
             data(task.name)
         elif membership.agreement.features_of(role):
-            rows(task.name)
+            rows.check(task.name)
     store = NodeStore(settings.state_dir)
-    vertical = VerticalSide(rows, TowerFolder(settings.state_dir))
+    vertical = VerticalSide(rows, TowerKeeper(settings, membership))
     runtime = NodeRuntime(membership, data, store, rng=os.urandom, now=_now, entities=rows.entities, vertical=vertical)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -191,7 +224,7 @@ def _scoring(settings: NodeSettings, membership: Membership) -> ScoringService |
     """Answers to scores, if the settings ask for them.
 
     Raises:
-        UserError: The scoring policy is missing or not acceptable, or there is no table to answer from.
+        UserError: The scoring policy is missing or not acceptable, or a file among the tables is none.
     """
     place = settings.scoring
     if place is None:
@@ -203,7 +236,10 @@ def _scoring(settings: NodeSettings, membership: Membership) -> ScoringService |
         settings.tls.certificate_path,
         settings.tls.key_path,
     )
-    return ScoringService(membership, policy, load_tables(place.tables_dir), connection, settings.state_dir)
+    token_key = None if settings.token_key_path is None else load_token_key(settings.token_key_path)
+    return ScoringService(
+        membership, policy, ScoreTables(place.tables_dir), connection, settings.state_dir, token_key=token_key
+    )
 
 
 def _log_to(state_dir: Path, level: str) -> None:

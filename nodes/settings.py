@@ -20,6 +20,11 @@ key_path = "keys/tls.pem"
 kind = "sql"
 url_env = "BANK_A_DATABASE_URL"        # or url_file, or url (which must not hold a password)
 query = "select * from loans"
+
+[consent]                              # needed by `consent = "grants"` in policy.toml
+grants_dir = "grants"
+revocations_dir = "revocations"
+token_key_path = "keys/token.key"
 ```
 """
 
@@ -144,6 +149,19 @@ class ScoringPlace(ClosedModel):
     """`scoring.toml`, the owner's rules."""
     tables_dir: ResolvedPath
     """`<task>.<model version>.npz`: this member's partial scores, one file for each model version it serves."""
+    token_key_path: ResolvedPath | None = None
+    """The members' token key; that of the consent table by default."""
+
+
+class ConsentPlace(ClosedModel):
+    """Where the signed consent of entities lies."""
+
+    grants_dir: ResolvedPath
+    """`*.grant`, as `tallystick grant issue` writes them."""
+    revocations_dir: ResolvedPath
+    """`*.revocations`, as `tallystick grant revoke` writes them; lists that the scoring gateway pushed count too."""
+    token_key_path: ResolvedPath
+    """The key that members and issuers share, mode 0600."""
 
 
 class NodeSettings(ClosedModel):
@@ -160,6 +178,14 @@ class NodeSettings(ClosedModel):
     source: Annotated[CsvSource | ParquetSource | SqlSource, Field(discriminator="kind")]
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     scoring: ScoringPlace | None = None
+    consent: ConsentPlace | None = None
+
+    @property
+    def token_key_path(self) -> Path | None:
+        """The members' token key, if the settings say where it is."""
+        if self.scoring is not None and self.scoring.token_key_path is not None:
+            return self.scoring.token_key_path
+        return None if self.consent is None else self.consent.token_key_path
 
     def opened_source(self, environ: Mapping[str, str]) -> CsvSource | ParquetSource | OpenedSqlSource:
         """The data source with its URL fetched, as `nodes.sources.load_rows` takes it.

@@ -50,7 +50,12 @@ certificate_path = {_text(f"{keys_dir}/{member_id}.crt")}  # what the operator r
 key_path = {_text(f"{keys_dir}/tls.pem")}
 
 [source]
-{source}"""
+{source}
+# [consent]                                # needed by consent = "grants" in policy.toml
+# grants_dir = "grants"                    # *.grant, as `tallystick grant issue` writes them
+# revocations_dir = "revocations"          # *.revocations, as `tallystick grant revoke` writes them
+# token_key_path = {_text(f"{keys_dir}/token.key")}      # of the members and issuers, mode 0600
+"""
 
 
 def source_toml(kind: str, *, path: str = "", url_env: str = "", query: str = "") -> str:
@@ -92,6 +97,9 @@ max_aligned_entities = 2000000  # either side of an alignment, at most
 max_set_ratio = 20.0     # a few entities asked of many would be probing
 require_sealing = true   # refuse sums that the coordinator could read
 auto_cosign = {"true" if auto_cosign else "false"}      # true: a label holder co-signs allowed runs without asking
+consent = "grants"       # rows need a signed grant (node.toml says where they are); "source": the source holds
+                         # entities that consented and no others
+grant_issuers = []       # "ed25519:..." of those whose grants count
 """
 
 

@@ -83,12 +83,13 @@ class ClosedModel(BaseModel):
 Model = TypeVar("Model", bound=ClosedModel)
 
 
-def read_bounded(path: Path, error: type[UserError]) -> bytes:
+def read_bounded(path: Path, error: type[UserError], max_bytes: int = MAX_FILE_BYTES) -> bytes:
     """Read a small file whole.
 
     Args:
-        path: The file; at most `MAX_FILE_BYTES` long.
+        path: The file.
         error: What to raise when it cannot be read.
+        max_bytes: How long it may be.
 
     Raises:
         UserError: As `error`: the file is absent, unreadable, not a file, or too large.
@@ -98,13 +99,13 @@ def read_bounded(path: Path, error: type[UserError]) -> bytes:
             found = "a folder" if path.is_dir() else "nothing"
             raise error(f"{shown_path(path)}: expected a file, found {found}; give the path of an existing file.")
         with path.open("rb") as stream:
-            content = stream.read(MAX_FILE_BYTES + 1)
+            content = stream.read(max_bytes + 1)
     except (OSError, ValueError) as problem:
         reason = problem.strerror if isinstance(problem, OSError) else "the path is not valid"
         raise error(f"{shown_path(path)}: cannot be read ({reason}); check the path and its permissions.") from None
-    if len(content) > MAX_FILE_BYTES:
+    if len(content) > max_bytes:
         raise error(
-            f"{shown_path(path)}: expected at most {MAX_FILE_BYTES} bytes, found more; check that it is the right file."
+            f"{shown_path(path)}: expected at most {max_bytes} bytes, found more; check that it is the right file."
         )
     return content
 

@@ -18,10 +18,11 @@ def entity_token(key: bytes, kind: str, identifier: str) -> bytes:
 
     Args:
         key: 32 bytes.
-        kind: Type of the identifier, e.g. "tax-id".
-        identifier: As written; case, spaces and punctuation do not matter.
+        kind: Type of the identifier, e.g. "digits".
+        identifier: In the normal form of its type (protos/private_set_intersection/identifiers.py); taken as it is,
+            since what does not matter in a tax number distinguishes two mail addresses.
     """
-    return _keyed(key, "entity", [(kind, normalise(identifier))])
+    return _keyed(key, "entity", [(kind, identifier)])
 
 
 def fingerprint(key: bytes, fields: Mapping[str, str]) -> bytes:

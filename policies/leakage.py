@@ -1,8 +1,8 @@
 """What leaks by design: one table, each line with an id, who learns what, against which adversary, and when.
 
 The table is the only place these sentences live: the model card prints the lines that apply to its run, and
-docs/leakage.md is generated from it (a test compares the two). Rules are those of the protocol notes:
-A = sealed sum, B = vertical training, C = federated scoring, D = evaluation.
+docs/leakage.md is generated from it and from the steps of `policies.disclosures` (a test compares them). Rules are
+those of the protocol notes: A = sealed sum, B = vertical training, C = federated scoring, D = evaluation.
 """
 
 from __future__ import annotations
@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
+
+from policies.disclosures import disclosure_tables
 
 Story = Literal["horizontal", "vertical", "scoring"]
 
@@ -93,7 +95,17 @@ def leaks_for(facts: RunFacts) -> list[Leak]:
 
 
 def _sum(facts: RunFacts) -> bool:
-    return facts.story in ("horizontal", "vertical")
+    """A run of sealed sums among members of one role."""
+    return facts.story == "horizontal"
+
+
+def _vertical(facts: RunFacts) -> bool:
+    return facts.story == "vertical"
+
+
+def _shares_a_role(facts: RunFacts) -> bool:
+    """A vertical run in which some role has several members, which share its tower."""
+    return _vertical(facts) and any(size > 1 for size in facts.role_sizes.values())
 
 
 LEAKS: tuple[Leak, ...] = (
@@ -170,10 +182,10 @@ LEAKS: tuple[Leak, ...] = (
         "members of a small role",
         "A role with fewer contributors than c + 2 shares no sum of its own: two members of one role would "
         "each subtract themselves.",
-        "any member of that role",
+        "any member of that role; such a role takes part with one member, or not at all",
         "sealed sum (A9)",
         "a role has fewer than c + 2 members",
-        lambda f: f.story == "vertical" and any(s < f.max_colluders + 2 for s in f.role_sizes.values()),
+        lambda f: any(s < f.max_colluders + 2 for s in f.role_sizes.values()),
     ),
     Leak(
         "dropout-named",
@@ -244,11 +256,22 @@ LEAKS: tuple[Leak, ...] = (
     Leak(
         "partial-score-sums",
         "label holder",
-        "One noisy sum of the other roles' partial scores per row and pass.",
-        "label holder",
+        "As many noisy sums of the other roles' partial scores per training row as there are passes, at most 8 for one "
+        "version of its data.",
+        "label holder, alone or colluding with up to {c} feature holders",
         "vertical training (B5)",
         "vertical training",
-        lambda f: f.story == "vertical",
+        _vertical,
+    ),
+    Leak(
+        "holdout-score-sums",
+        "label holder",
+        "One sum of the other roles' partial scores per held-out row and run, in steps of 1/64 log-odds and without "
+        "noise, as a federated score shows it.",
+        "label holder, alone or colluding with up to {c} feature holders",
+        "vertical training (B5, D1)",
+        "vertical training",
+        _vertical,
     ),
     Leak(
         "partial-scores-bilateral",
@@ -257,26 +280,74 @@ LEAKS: tuple[Leak, ...] = (
         "label holder",
         "vertical training (B5)",
         "the agreement allows bilateral runs",
-        lambda f: f.story == "vertical" and f.bilateral,
+        lambda f: _vertical(f) and f.bilateral,
     ),
     Leak(
         "residual-sums",
         "feature holder",
-        "A noisy sum of residuals per column and pass; on the first pass the number of bads per bin. The "
-        "noise is a hurdle for single rows and not a differential privacy guarantee.",
-        "feature holder",
-        "vertical training (B3, B4)",
+        "A noisy sum of residuals per column and pass, over the rows of all label holders; on the first pass the "
+        "number of bads per bin. The noise is a hurdle for single rows and not a differential privacy guarantee.",
+        "feature holder, alone or colluding with up to {c} label holders",
+        "vertical training (B3, B4, B6)",
         "vertical training",
-        lambda f: f.story == "vertical",
+        _vertical,
     ),
     Leak(
         "intersection-one-sided",
         "feature holder",
-        "Which of its customers the label holder has; the label holder learns sizes only.",
+        "Which of its consented customers each label holder has; the label holder learns sizes only.",
         "feature holder",
         "private set intersection (B9)",
         "vertical training",
-        lambda f: f.story == "vertical",
+        _vertical,
+    ),
+    Leak(
+        "set-sizes",
+        "both members of an intersection",
+        "How many consented entities the other one brings.",
+        "any member of the pair",
+        "private set intersection (B9)",
+        "vertical training",
+        _vertical,
+    ),
+    Leak(
+        "role-overlap",
+        "members of a role with several",
+        "Of two members of a role that know one customer, the later one learns that the earlier one knows it too.",
+        "the later one",
+        "private set intersection (C10)",
+        "a role has several members",
+        _shares_a_role,
+    ),
+    Leak(
+        "aligned-sizes",
+        "coordinator and members",
+        "How many aligned rows each label holder has and how many of them are held out; how many columns, and cells of "
+        "pairs, each role asks about.",
+        "anybody in the run; the coordinator from sizes",
+        "vertical training",
+        "vertical training",
+        _vertical,
+    ),
+    Leak(
+        "role-sums",
+        "members of a role with several",
+        "The role's totals over its members: histograms of its features, second moments, gradient and curvature of "
+        "every pass; of label holders also the score histogram by class. All members but one of a role know the last "
+        "one's part; with three members and one colluding, it is the sum of two.",
+        "any member of the role, alone or colluding with up to {c} others and the coordinator",
+        "role sum (A3, A9, D4)",
+        "a role has several members",
+        _shares_a_role,
+    ),
+    Leak(
+        "tower-to-role",
+        "members of a role",
+        "The role's tower after every pass, hence whatever it remembers about the role's training rows.",
+        "any member of the role",
+        "vertical training",
+        "vertical training",
+        _vertical,
     ),
     Leak(
         "base-rate",
@@ -285,7 +356,7 @@ LEAKS: tuple[Leak, ...] = (
         "any member",
         "vertical training (B7)",
         "vertical training",
-        lambda f: f.story == "vertical",
+        _vertical,
     ),
     Leak(
         "caller-features",
@@ -330,9 +401,10 @@ LEAKS: tuple[Leak, ...] = (
 _PREAMBLE = """\
 # What leaks by design
 
-Generated from `policies/leakage.py` by `python -m policies.leakage`; edit there. The model card of a run
-prints the lines that apply to it, with its own numbers: n members, at most c of them colluding, at least u
-contributing to every opened sum. Whatever is not on this page is not meant to leak: report it.
+Generated from `policies/disclosures.py` and `policies/leakage.py` by `python -m policies.leakage`; edit there. First
+what every message tells its receiver, then each leak by its id. The model card of a run prints the leaks that apply to
+it, with its own numbers: n members, at most c of them colluding, at least u contributing to every opened sum. Whatever
+is not on this page is not meant to leak: report it.
 """
 
 
@@ -341,7 +413,7 @@ def leakage_document() -> str:
 
     Write it with `python -m policies.leakage > docs/leakage.md`.
     """
-    lines = [_PREAMBLE]
+    lines = [_PREAMBLE, "## Step by step\n", disclosure_tables(), "# The leaks\n"]
     for leak in LEAKS:
         lines += [
             f"## `{leak.id}`",

@@ -258,6 +258,7 @@ def _training_policy(agreement: Agreement, methods: Sequence[str], scoring: Scor
         "max_rounds": 200,
         "require_sealing": True,
         "auto_cosign": True,
+        "consent": "source",  # what is dealt here consented, or never existed
     }
 
 

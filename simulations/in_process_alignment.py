@@ -167,7 +167,7 @@ class InProcessAlignment:
             store,
             rng=secrets.token_bytes,
             now=lambda: dt.datetime.now(dt.UTC).isoformat(),
-            entities=lambda *_tasks: self.identifiers[member],
+            entities=lambda _tasks, _purpose: self.identifiers[member],
         )
 
     def _handler(self, member: str) -> Handle:

@@ -137,7 +137,7 @@ class InProcessVertical:
             store,
             rng=secrets.token_bytes,
             now=lambda: dt.datetime.now(dt.UTC).isoformat(),
-            entities=lambda *_tasks: rows.entity_ids,
+            entities=lambda _tasks, _purpose: rows.entity_ids,
             vertical=VerticalSide(lambda *_tasks: rows, TowerFolder(self.folder / member)),
         )
 

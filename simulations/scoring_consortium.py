@@ -9,7 +9,7 @@ from __future__ import annotations
 import datetime as dt
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from coordinator.certificates import admit, create_authority, create_client_certificate, create_server_certificate
 from models.score_slots import ScoreSlots, Slots, partial_scores
+from nodes.entity_tokens import EntityTokens
 from nodes.identity import certificate_request, create_or_load_identity
 from nodes.scoring_tables import EntityTable
 from policies.agreement import (
@@ -33,9 +34,9 @@ from policies.agreement import (
     Task,
     format_identity_key,
 )
-from policies.fingerprints import entity_token
 from policies.grants import issue_grant
 from policies.presets import smallest_privacy_terms
+from policies.token_key import TokenKey, create_token_key
 
 ROLES = ("bank", "payment", "logistics")
 FEATURES_PER_ROLE = 4
@@ -56,6 +57,7 @@ class ScoringConsortium:
         tokens: Every entity, known to somebody or not.
         tables: By member.
         issuer: Signs grants.
+        token_key: Of members and issuer.
     """
 
     folder: Path
@@ -63,6 +65,7 @@ class ScoringConsortium:
     tokens: tuple[bytes, ...] = field(repr=False)
     tables: dict[str, EntityTable] = field(repr=False)
     issuer: Ed25519PrivateKey = field(repr=False)
+    token_key: TokenKey = field(repr=False)
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -88,6 +91,7 @@ class ScoringConsortium:
         roles: Sequence[str] = ROLES,
         purposes: Sequence[str] = (PURPOSE,),
         one_role_may_answer: bool = False,
+        answering: Mapping[str, str] | None = None,
     ) -> bytes:
         """A grant for these entities."""
         now = int(time.time()) if now_s is None else now_s
@@ -100,6 +104,8 @@ class ScoringConsortium:
             expires_s=now + lifetime_s,
             tokens=tokens,
             one_role_may_answer=one_role_may_answer,
+            answering=answering,
+            token_key=self.token_key,
         )
 
     def key_dir(self, member: str) -> Path:
@@ -123,7 +129,7 @@ def found(folder: Path, num_members: int, num_entities: int, *, answers_per_enti
         format="tallystick-agreement/1",
         name="scoring consortium",
         coordinator=CoordinatorTerms(identity_key=operator.public_text),
-        entities=EntityTerms(id_column="entity_id", holdout_key=bytes(range(32)).hex()),
+        entities=EntityTerms(id_column="entity_id", id_type="digits", holdout_key=bytes(range(32)).hex()),
         members=tuple(
             Member(id=name, role=name.rpartition("-")[0], identity_key=identities[name].public_text) for name in names
         ),
@@ -176,11 +182,13 @@ def found(folder: Path, num_members: int, num_entities: int, *, answers_per_enti
         (folder / name / "scoring.toml").write_text(tomli_w.dumps(policy))
         (folder / name / "scoring.toml").chmod(0o600)
     (folder / "agreement.toml").write_text(tomli_w.dumps(agreement.model_dump(mode="json")))
-    tokens = tuple(entity_token(bytes(32), "tax-id", str(number)) for number in range(num_entities))
+    token_key = create_token_key(folder / "token.key")
+    made = EntityTokens(token_key, agreement.entities.id_type).of(str(number) for number in range(num_entities))
+    tokens = tuple(token for token in made if token is not None)
     tables = _tables(agreement, tokens)
     for name, table in tables.items():
         table.save(folder / name / "scores.npz")
-    return ScoringConsortium(folder, agreement, tokens, tables, issuer)
+    return ScoringConsortium(folder, agreement, tokens, tables, issuer, token_key)
 
 
 def _tables(agreement: Agreement, tokens: Sequence[bytes]) -> dict[str, EntityTable]:

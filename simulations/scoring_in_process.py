@@ -172,7 +172,7 @@ class LocalScoring:
         policy = load_scoring_policy(folder / member / "scoring.toml")
         policy = ScoringPolicy.model_validate({**policy.model_dump(), **self.policy_changes})
         journal = Journal(Path(folder) / member / "state" / "scoring", now)
-        guard = ScoringGuard(policy, agreement, agreement.member(member).role, journal, now)
+        guard = ScoringGuard(policy, agreement, member, journal, now, token_key=self.consortium.token_key)
         tables = {(TASK, MODEL_VERSION): self.consortium.tables[member]}
         return LocalNode(member, ScoringResponder(membership, guard, tables, now=now), journal)
 

@@ -32,6 +32,7 @@ VERBS: dict[str, Verb] = {
     "agreement": Verb("tallystick.agreement", "Write, sign, check and show an agreement."),
     "coordinator": Verb("tallystick.coordinator", "Set up and run the coordinator, which never sees a row."),
     "node": Verb("tallystick.node", "Set up and run a member's node, where its rows stay."),
+    "grant": Verb("tallystick.grant", "Let data of entities be used, and take that back."),
     "train": Verb("tallystick.train", "Propose a training run to the members."),
     "score": Verb("tallystick.score", "Score rows with a released model."),
     "card": Verb("tallystick.card", "Show the card of a model."),

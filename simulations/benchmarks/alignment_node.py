@@ -41,7 +41,7 @@ def main(settings_path: Path, identifiers_path: Path) -> int:
             store,
             rng=os.urandom,
             now=lambda: dt.datetime.now(dt.UTC).isoformat(),
-            entities=lambda *_tasks: lines(identifiers_path),
+            entities=lambda _tasks, _purpose: lines(identifiers_path),
         )
         stop = threading.Event()
         signal.signal(signal.SIGTERM, lambda *_: stop.set())

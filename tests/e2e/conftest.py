@@ -18,15 +18,23 @@ from models.artefact import load_model
 from policies.agreement import ModelTerms
 from policies.proposal import MethodSettings
 from simulations.consortium import PURPOSE, TASK, found
+from simulations.datasets.role_data_set import RoleDataSet
 from simulations.dealing import deal_shares
 from simulations.population import synthetic_population
 from simulations.processes import Processes
+from simulations.role_dealing import deal_roles, members_by_role
+from simulations.roles import found_dealt
 
 MORTAL = Path(__file__).with_name("mortal.py")
 PATIENCE_S = 240.0
 """A bound for a machine that does much else beside; nothing here takes long on an idle one."""
 LOOK_AGAIN_S = 0.01
 ROWS = 3000
+GMSC_DEMO_ROLES = {
+    "bank": ("revolving_utilization", "age", "debt_ratio", "monthly_income", "dependents"),
+    "payment": ("past_due_30_59", "past_due_60_89", "past_due_90"),
+    "logistics": ("open_credit_lines", "real_estate_loans"),
+}
 
 
 RECOVERIES = pytest.StashKey[list[str]]()
@@ -172,7 +180,7 @@ def _free_port():
 
 @pytest.fixture(scope="session")
 def launch(tmp_path_factory):
-    """Founds a consortium of synthetic borrowers and runs it for the length of a `with` block."""
+    """Founds a consortium of banks with synthetic borrowers and runs it for the length of a `with` block."""
 
     @contextmanager
     def launch(members, *, step_deadline_s=60.0, privacy=None, start=True, mortal_for_good=()):
@@ -189,13 +197,35 @@ def launch(tmp_path_factory):
             fleet_port=port,
             step_deadline_s=step_deadline_s,
         )
-        orders = folder / "orders"
-        orders.mkdir()
-        environment = {"TALLYSTICK_TEST_ORDERS": str(orders), "OMP_NUM_THREADS": "1"}
-        with Processes(folder / "logs", environment) as processes:
-            fleet = Fleet(consortium, processes, orders, port)
-            if start:
-                fleet.start_all(mortal_for_good=mortal_for_good)
+        with _running(folder, consortium, port, start=start, mortal_for_good=mortal_for_good) as fleet:
             yield fleet
 
     return launch
+
+
+@pytest.fixture(scope="session")
+def launch_roles(tmp_path_factory):
+    """The same with three roles that hold other columns of the same borrowers, one member each."""
+
+    @contextmanager
+    def launch_roles():
+        data = RoleDataSet.of(synthetic_population(ROWS, seed=7), GMSC_DEMO_ROLES, task=TASK, label_role="bank")
+        dealt = deal_roles(data, members_by_role(data.roles, 1), seed=3)
+        folder, port = tmp_path_factory.mktemp("roles"), _free_port()
+        consortium = found_dealt(folder / "parties", dealt, fleet_port=port)
+        with _running(folder, consortium, port) as fleet:
+            yield fleet
+
+    return launch_roles
+
+
+@contextmanager
+def _running(folder, consortium, port, *, start=True, mortal_for_good=()):
+    orders = folder / "orders"
+    orders.mkdir()
+    environment = {"TALLYSTICK_TEST_ORDERS": str(orders), "OMP_NUM_THREADS": "1"}
+    with Processes(folder / "logs", environment) as processes:
+        fleet = Fleet(consortium, processes, orders, port)
+        if start:
+            fleet.start_all(mortal_for_good=mortal_for_good)
+        yield fleet

@@ -47,7 +47,7 @@ class Orders:
 
 def make_node_mortal(orders):
     from nodes.runtime import NodeRuntime  # noqa: PLC0415 - a process loads one side
-    from protos.runs.v1 import runs_pb2  # noqa: PLC0415
+    from protos.runs.v1 import runs_pb2, vertical_pb2  # noqa: PLC0415
 
     numbered = {
         "contribute": runs_pb2.ContributeRequest,
@@ -56,6 +56,8 @@ def make_node_mortal(orders):
     }
 
     def point_of(action, body):
+        if action == "vertical":
+            return f"vertical {vertical_pb2.VerticalStepRequest.FromString(body).number}"
         return f"{action} {numbered[action].FromString(body).k}" if action in numbered else action
 
     orders.watch(NodeRuntime, "handle", point_of)

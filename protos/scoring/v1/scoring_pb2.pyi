@@ -280,6 +280,7 @@ class Grant(_message.Message):
     EXPIRES_S_FIELD_NUMBER: _builtins.int
     ENTITIES_FIELD_NUMBER: _builtins.int
     ONE_ROLE_MAY_ANSWER_FIELD_NUMBER: _builtins.int
+    ANSWERERS_FIELD_NUMBER: _builtins.int
     grant_id: _builtins.str
     not_before_s: _builtins.int
     """Unix seconds"""
@@ -288,6 +289,11 @@ class Grant(_message.Message):
     """32-byte tokens, sorted"""
     one_role_may_answer: _builtins.bool
     """the platform may use a total over a single knowing member (C6)"""
+    answerers: _builtins.bytes
+    """Which member of each role answers for each entity (C10): tags of 16 bytes, entity by entity in the order of
+    `entities`, role by role in the order of `roles`. Only holders of the token key can read them. Empty: every member
+    of the roles that knows an entity answers for it.
+    """
     @_builtins.property
     def purposes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -304,10 +310,11 @@ class Grant(_message.Message):
         expires_s: _builtins.int = ...,
         entities: _builtins.bytes = ...,
         one_role_may_answer: _builtins.bool = ...,
+        answerers: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entities", b"entities", "expires_s", b"expires_s", "grant_id", b"grant_id", "not_before_s", b"not_before_s", "one_role_may_answer", b"one_role_may_answer", "purposes", b"purposes", "roles", b"roles"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answerers", b"answerers", "entities", b"entities", "expires_s", b"expires_s", "grant_id", b"grant_id", "not_before_s", b"not_before_s", "one_role_may_answer", b"one_role_may_answer", "purposes", b"purposes", "roles", b"roles"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

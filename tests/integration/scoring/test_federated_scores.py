@@ -7,7 +7,7 @@ import pytest
 
 from coordinator.scoring_gateway import outcome_of
 from models.score_slots import ScoreSlots
-from nodes.scoring_tables import EntityTable
+from nodes.scoring_tables import EntityTable, ScoreTables, publish
 from policies.fingerprints import fingerprint
 from policies.grants import issue_revocations
 from protos.masked_sum import masked_sum_pb2 as masked
@@ -101,6 +101,35 @@ def test_roles_that_the_grant_does_not_name_answer_zeros(six):
 
     assert np.array_equal(answer.opened.totals[answer.row], six.consortium.pooled([token], two)[0])
     assert answer.opened.survivors == six.consortium.members
+
+
+def test_c10_one_member_of_a_role_answers_where_two_know_an_entity(six):
+    """Two banks that know one seller are not added twice: the grant names who answers, for members alone to read."""
+    token = entity(six, 3)
+    knows, twin = (f"bank-{n}" for n in ((1, 2) if token in six.consortium.tables["bank-1"].rows else (2, 1)))
+    table = six.consortium.tables[twin]
+    made_up = np.full((1, LAYOUT.width), 7)
+    six.consortium.tables[twin] = EntityTable.of(LAYOUT, [*table.rows, token], np.vstack([table.slots[:-1], made_up]))
+
+    async def script():
+        return await six.ask(token, grant=six.grant(token, answering={"bank": knows}))
+
+    (answer,) = run(six, script)
+    others = [member for member in six.consortium.members if member != twin]
+    assert np.array_equal(answer.opened.totals[answer.row], six.consortium.pooled([token], others)[0])
+    assert answer.opened.survivors == six.consortium.members
+
+
+def test_c10_grant_that_names_who_answers_is_refused_by_a_node_that_cannot_read_it(three):
+    token = entity(three, 3)
+
+    async def script():
+        grant = three.grant(token, answering={"bank": "bank-1"})
+        for node in three.nodes.values():
+            node.responder._guard._token_key = None
+        return await three.ask(token, grant=grant)
+
+    assert run(three, script) == "grant_answerers"
 
 
 def test_answer_of_the_window_comes_from_the_cache_and_nodes_are_not_asked(six):
@@ -203,6 +232,26 @@ def test_all_nodes_down_is_refused_as_no_members(three):
 
 def test_stale_model_version_is_refused_by_name(three):
     assert run(three, lambda: three.ask(entity(three, 3), model_version="ff" * 32)) == "model_version"
+
+
+def test_model_version_that_is_published_later_is_served_without_a_restart(three, tmp_path):
+    """What a training run does at its end, while the nodes answer."""
+    token, version = entity(three, 3), "cd" * 32
+    folders = {member: tmp_path / "tables" / member for member in three.consortium.members}
+
+    async def script():
+        watched = {member: ScoreTables(folder) for member, folder in folders.items()}
+        for member, node in three.nodes.items():
+            node.responder._tables = watched[member]
+        before = await three.ask(token, model_version=version)
+        for member, folder in folders.items():
+            publish(folder, TASK, version, three.consortium.tables[member])
+            watched[member].refresh()
+        return before, await three.ask(token, model_version=version)
+
+    before, after = run(three, script)
+    assert before == "model_version"
+    assert matches_pooled(three, after, [token])
 
 
 def test_clock_skew_of_every_node_is_refused_by_name(three):

@@ -84,10 +84,20 @@ def test_node_whose_scoring_policy_is_missing_does_not_start(consortium):
         processes.wait_for(member, "expected this node's scoring policy, found nothing", deadline_s=60)
 
 
-def test_node_without_a_table_does_not_start(consortium):
+def test_node_without_a_table_attends_and_waits_for_one(consortium):
     member = consortium.members[0]
     for path in (consortium.folder / member / "tables").iterdir():
         path.unlink()
     with Processes(consortium.folder / "logs") as processes:
+        processes.start("coordinator", "coordinator", "run", "--settings", str(consortium.coordinator_settings))
+        processes.wait_for("coordinator", r"scoring on 127\.0\.0\.1:\d+", deadline_s=60)
         processes.start(member, "node", "run", "--settings", str(consortium.node_settings(member)))
-        processes.wait_for(member, "to answer scores from, found none", deadline_s=60)
+        processes.wait_for(member, "^.*online for scores", deadline_s=60)
+
+
+def test_node_with_a_file_among_its_tables_that_is_none_does_not_start(consortium):
+    member = consortium.members[0]
+    (consortium.folder / member / "tables" / f"credit.{VERSION}.npz").write_bytes(b"PK")
+    with Processes(consortium.folder / "logs") as processes:
+        processes.start(member, "node", "run", "--settings", str(consortium.node_settings(member)))
+        processes.wait_for(member, "expected a table of partial scores, found something else", deadline_s=60)

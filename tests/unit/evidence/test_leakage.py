@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from policies.disclosures import DISCLOSURES
 from policies.leakage import LEAKS, RunFacts, leakage_document, leaks_for
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "leakage.md"
@@ -74,3 +75,25 @@ def test_sentences_carry_the_numbers_of_the_run():
         assert "{" not in leak.sentence(facts) + leak.adversary_in(facts)
     (sums,) = [leak for leak in leaks_for(facts) if leak.id == "members-sums"]
     assert "at least 3" in sums.sentence(facts)
+
+
+def test_every_leak_belongs_to_a_step_and_every_step_names_leaks_that_exist():
+    named = {leak for row in DISCLOSURES for leak in row.leaks}
+
+    assert named == {leak.id for leak in LEAKS}
+
+
+def test_every_step_has_its_row_in_the_docs():
+    text = DOCUMENT.read_text()
+    for row in DISCLOSURES:
+        assert f"| {row.message} | {row.sender} -> {row.receiver} | {row.learns} |" in text
+
+
+def test_a_vertical_card_speaks_of_what_its_roster_makes_possible():
+    alone = {"story": "vertical", "cohort": 3, "min_survivors": 3, "role_sizes": {"bank": 1, "payment": 1, "ship": 1}}
+    several = {**alone, "cohort": 9, "role_sizes": {"bank": 3, "payment": 3, "ship": 3}}
+
+    assert "role-sums" not in ids(**alone)
+    assert {"role-sums", "role-overlap", "holdout-score-sums", "tower-to-role"} <= ids(**several)
+    assert "partial-scores-bilateral" in ids(**alone, bilateral=True)
+    assert "members-sums" not in ids(**several)
