@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt 'torch==2.13.0' -e . --group dev
 	@touch $@
 
-demo: $(STAMP)  ## five banks train one credit model over mutual TLS, in front of you (about a minute)
+demo: $(STAMP)  ## three roles train one credit model on columns that never meet, in front of you (about a minute)
 	$(BIN)/tallystick demo
 
 test: $(STAMP)  ## every test that needs Python and make alone
@@ -37,18 +37,20 @@ lint: $(STAMP)  ## ruff, mypy --strict, import-linter
 
 check: lint test  ## lint and test
 
-acceptance: $(STAMP)  ## everything else: processes, benchmarks with their bounds, the demo (about 30 minutes)
+acceptance: $(STAMP)  ## everything else: processes, benchmarks with their bounds, the demo (about 40 minutes)
 	$(BIN)/python -m pytest -q -m acceptance
 	$(MAKE) mutants
 
 mutants: $(STAMP)  ## break the security code on purpose, one line at a time: a named test must fail
 	$(BIN)/python -m tests.mutants.run
 
-bench: $(STAMP) ## the published figures: sealed-sum, round and alignment, with tables and plots in out/bench
+bench: $(STAMP) ## the published figures, with tables and plots in out/bench
 	mkdir -p out/bench
 	$(BIN)/tallystick bench sealed-sum --json out/bench/sealed-sum.json
 	$(BIN)/tallystick bench round --json out/bench/round.json
 	$(BIN)/tallystick bench alignment --json out/bench/alignment.json --plot out/bench/alignment.svg
+	$(BIN)/tallystick bench vertical --json out/bench/vertical.json --plot out/bench/vertical.svg
+	$(BIN)/tallystick bench scoring --json out/bench/scoring.json
 
 clean:          ## remove the environment and everything that was made
 	rm -rf $(VENV) build dist out runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

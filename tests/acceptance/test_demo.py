@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -27,21 +29,29 @@ def _children_of_demo(folder):
     return found
 
 
-@pytest.fixture(scope="module")
-def demo(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("demo")
+def _play(folder, *arguments):
     out, table = folder / "out", folder / "table.json"
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "tallystick", "demo", "--out", str(out), "--json", str(table)],
+        [sys.executable, "-P", "-m", "tallystick", "demo", "--out", str(out), "--json", str(table), *arguments],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=600,
+        timeout=900,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return out, json.loads(table.read_text()), done
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    return _play(tmp_path_factory.mktemp("horizontal"), "--story", "horizontal")
+
+
+@pytest.fixture(scope="module")
+def vertical(tmp_path_factory):
+    return _play(tmp_path_factory.mktemp("vertical"))
 
 
 def test_federated_row_equals_the_pooled_one(demo):
@@ -74,18 +84,69 @@ def test_table_has_the_agreed_keys(demo):
         assert {"model", "auc", "ks", "brier"} <= row.keys()
 
 
-def test_results_lie_where_the_demo_says_and_the_keys_are_gone(demo):
-    out, _, _ = demo
+RESULTS = ("card.html", "card.json", "roc.svg", "calibration.svg", "comparison.svg", "table.json", "logs")
 
-    for name in ("card.html", "card.json", "roc.svg", "calibration.svg", "comparison.svg", "model.tallystick", "logs"):
+
+@pytest.mark.parametrize(("story", "model"), [("demo", True), ("vertical", False)])
+def test_results_lie_where_the_demo_says_nothing_runs_and_the_keys_are_gone(story, model, request):
+    out, _, done = request.getfixturevalue(story)
+
+    for name in RESULTS:
         assert (out / name).exists()
+        assert name in {"card.json", "table.json"} or str(out / name) in done.stdout
+    assert (out / "model.tallystick").exists() == model
     assert not (out / "consortium").exists()
-
-
-def test_nothing_is_left_running(demo):
-    out, _, _ = demo
-
     assert _children_of_demo(out) == []
+
+
+def test_vertical_table_goes_from_each_bank_alone_over_two_roles_to_all_of_them(vertical):
+    _, table, _ = vertical
+    rows = {row["model"]: row for row in table["rows"]}
+
+    assert table["story"] == "vertical"
+    assert list(rows) == ["alone:bank-a", "alone:bank-b", "alone:bank-c", "bank + payment", "federated", "pooled"]
+    for bank in ("alone:bank-a", "alone:bank-b", "alone:bank-c"):
+        assert rows[bank]["auc_gap_low"] > 0
+        assert rows[bank]["auc"] < rows["bank + payment"]["auc"]
+    assert rows["federated"]["auc"] >= 0.85
+    assert abs(rows["federated"]["auc"] - rows["pooled"]["auc"]) <= 0.003
+
+
+def test_vertical_demo_says_who_holds_what_and_where_each_process_is(vertical):
+    out, _, done = vertical
+
+    assert re.search(r"^coordinator: https://127\.0\.0\.1:\d+ \(mutual TLS\), process \d+$", done.stderr, re.MULTILINE)
+    for role in ("bank", "payment", "logistics"):
+        assert re.search(
+            rf"^{role}: {role}-a [\d,]+, {role}-b [\d,]+, {role}-c [\d,]+ borrowers;", done.stderr, re.MULTILINE
+        )
+        for member in "abc":
+            assert re.search(rf"^{role}-{member}: online, process \d+$", done.stderr, re.MULTILINE)
+            assert (out / "logs" / f"{role}-{member}.log").exists()
+
+
+def test_ctrl_c_in_the_middle_of_a_run_leaves_no_process_and_no_file(tmp_path):
+    out = tmp_path / "out"
+    demo = subprocess.Popen(
+        [sys.executable, "-P", "-m", "tallystick", "demo", "--data", "synthetic", "--out", str(out)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert any("aligning the entities" in line for line in demo.stderr)  # read as they come, up to this one
+        running = _children_of_demo(out / "consortium")
+        demo.send_signal(signal.SIGINT)
+        _, rest = demo.communicate(timeout=120)
+    finally:
+        demo.kill()
+
+    assert len(running) == 10
+    assert demo.returncode == 1
+    assert rest.endswith("Error: Stopped by Ctrl-C.\n")
+    assert _children_of_demo(out) == []
+    assert not out.exists()
 
 
 def test_model_of_the_demo_scores_a_file(demo, tmp_path):

@@ -66,6 +66,56 @@ def test_bench_round_compares_sealed_and_plain_rounds_of_real_processes(tmp_path
     assert large["bytes_per_node"] <= 2 * 12 * large["parameters"]
 
 
+@pytest.fixture(scope="module")
+def vertical_rows(tmp_path_factory):
+    """Both sets, all party counts, pairwise terms off and on: from one call."""
+    file = tmp_path_factory.mktemp("vertical") / "vertical.json"
+    _tallystick("bench", "vertical", "--json", str(file), timeout=3600)
+    return _report(file, "vertical")
+
+
+def test_bench_vertical_measures_every_case_with_and_without_pairs(vertical_rows):
+    needed = {"data", "parties", "pairwise", "auc", "auc_pooled", "auc_alone", "train_s", "passes", "peak_rss_mb"}
+    assert all({*needed, "wire_mb", "task", "align_s", "training_s"} <= row.keys() for row in vertical_rows)
+    assert {(row["data"], row["parties"], row["task"], row["pairwise"]) for row in vertical_rows} == {
+        (data, parties, task, pairwise)
+        for data, parties, task in (
+            ("uci_default", 2, "credit"),
+            ("uci_default", 3, "credit"),
+            ("gmsc", 3, "credit"),
+            ("olist", 3, "dispute"),
+            ("olist", 3, "late"),
+        )
+        for pairwise in (False, True)
+    }
+    assert all(row["passes"] <= 8 for row in vertical_rows)
+
+
+@pytest.mark.parametrize(
+    ("data", "pairwise", "least"),
+    [("uci_default", False, 0.782), ("uci_default", True, 0.786), ("gmsc", False, 0.860), ("gmsc", True, 0.8625)],
+)
+def test_vertical_models_reach_their_figures(vertical_rows, data, pairwise, least):
+    rows = [row for row in vertical_rows if row["data"] == data and row["pairwise"] is pairwise]
+
+    assert min(row["auc"] for row in rows) >= least
+    assert all(row["auc_alone"] < row["auc"] for row in rows)
+
+
+@pytest.mark.parametrize("data", ["uci_default", "olist"])
+def test_vertical_models_are_as_good_as_with_all_columns_in_one_place(vertical_rows, data):
+    for row in vertical_rows:
+        if row["data"] == data and not row["pairwise"]:
+            assert abs(row["auc"] - row["auc_pooled"]) <= 0.003
+
+
+def test_vertical_training_of_uci_default_stays_within_its_memory_and_its_bytes(vertical_rows):
+    for row in vertical_rows:
+        if row["data"] == "uci_default" and not row["pairwise"]:
+            assert row["peak_rss_mb"] <= 600
+            assert row["wire_mb"] <= 75
+
+
 @pytest.mark.parametrize("method", ["newton", "fedavg"])
 def test_fifty_members_simulate_on_real_loans(method, tmp_path):
     scenario = ROOT / "simulations" / "scenarios" / f"fifty-banks-{method}.toml"
