@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from coordinator.engine.steps import StepOutcome, Steps
 from coordinator.epoch_opening import parse_reply
+from coordinator.patience import Patience
 from coordinator.sum_round import RunFailed, Traffic
 from protos.private_set_intersection.channel import Pair
 from protos.runs.v1 import alignment_pb2
@@ -87,10 +88,8 @@ class AlignmentRound:
         self._run_id = run_id
         self._steps = steps
         self._confirmations = confirmations
-        self._deadline_s = deadline_s
-        self._pause_limit_s = pause_limit_s
         self._announce = announce
-        self._clock = clock
+        self._patience = Patience("the alignment", deadline_s, pause_limit_s, announce, clock)
         self._sessions = {pair: _Session(pair) for pair in pairs}
         busiest = max(Counter(member for pair in pairs for member in _members(pair)).values(), default=1)
         self._chunk_elements = max(min(SMALLEST_CHUNK, step_elements), step_elements // busiest)
@@ -115,22 +114,12 @@ class AlignmentRound:
 
     def _until_answered(self, requests: Callable[[], Mapping[str, bytes]]) -> None:
         """One step with everybody who has something to do; a member that is silent is waited for."""
-        silent_since: float | None = None
         while bodies := requests():
-            outcome = self._steps.run_step("align", bodies, deadline_s=self._deadline_s)
+            outcome = self._steps.run_step("align", bodies, deadline_s=self._patience.deadline_s)
             self.traffic.count("align", outcome)
             self._take(outcome)
-            if not outcome.silent:
+            if self._patience.after(outcome):
                 return
-            now = self._clock()
-            silent_since = now - self._deadline_s if silent_since is None else silent_since
-            names = ", ".join(sorted(outcome.silent))
-            if now - silent_since > self._pause_limit_s:
-                raise RunFailed(
-                    f"The alignment needs {names}, who stayed away for {self._pause_limit_s:g} s; it is given up, "
-                    "start their nodes and propose the run again."
-                )
-            self._announce("paused", reason=f"the alignment waits for {names}", members=sorted(outcome.silent))
 
     def _openings(self) -> dict[str, bytes]:
         """Requests to the members of whose sessions nothing has been heard."""

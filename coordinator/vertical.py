@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from coordinator.engine.steps import StepOutcome, Steps
 from coordinator.epoch_opening import parse_reply
+from coordinator.patience import Patience
 from coordinator.sum_round import RunFailed, Traffic
 from protos.runs.v1 import vertical_pb2
 
@@ -82,10 +83,8 @@ class VerticalRound:
         self._cohort = cohort
         self._steps = steps
         self._confirmations = confirmations
-        self._deadline_s = deadline_s
-        self._pause_limit_s = pause_limit_s
         self._announce = announce
-        self._clock = clock
+        self._patience = Patience("the training", deadline_s, pause_limit_s, announce, clock)
         self._first_attempt = first_attempt
         self._shown: tuple[str, int] = ("", 0)
         self.traffic = Traffic()
@@ -110,7 +109,6 @@ class VerticalRound:
     def _attempt(self, attempt: int) -> dict[str, dict[str, vertical_pb2.VerticalResult]]:
         members = {member: _Member() for member in self._cohort}
         results: dict[str, dict[str, vertical_pb2.VerticalResult]] = {}
-        silent_since: float | None = None
         while not all(member.done for member in members.values()):
             bodies = {name: self._request(attempt, member) for name, member in members.items() if member.ready}
             if not bodies:
@@ -119,13 +117,13 @@ class VerticalRound:
                     f"The training cannot go on: {waiting} wait for letters that nobody sends; the nodes must run the "
                     "same release."
                 )
-            outcome = self._steps.run_step(ACTION, bodies, deadline_s=self._deadline_s)
+            outcome = self._steps.run_step(ACTION, bodies, deadline_s=self._patience.deadline_s)
             self.traffic.count(ACTION, outcome)
             self._take_refusals(outcome)
             for name in sorted(outcome.replies):
                 reply = parse_reply(vertical_pb2.VerticalStepReply, name, outcome.replies[name])
                 self._take(name, members, reply, results)
-            silent_since = self._silence(outcome, silent_since)
+            self._patience.after(outcome)
         return results
 
     def _request(self, attempt: int, member: _Member) -> bytes:
@@ -174,22 +172,3 @@ class VerticalRound:
         if (progress.task, progress.number) != self._shown:
             self._shown = (progress.task, progress.number)
             self._announce("pass", task=progress.task, number=progress.number, of=progress.of)
-
-    def _silence(self, outcome: StepOutcome, since: float | None) -> float | None:
-        """When the silence began that a member keeps; None if nobody does.
-
-        Raises:
-            RunFailed: It has lasted too long.
-        """
-        if not outcome.silent:
-            return None
-        now = self._clock()
-        since = now - self._deadline_s if since is None else since
-        names = ", ".join(sorted(outcome.silent))
-        if now - since > self._pause_limit_s:
-            raise RunFailed(
-                f"The training needs {names}, who stayed away for {self._pause_limit_s:g} s; it is given up, start "
-                "their nodes and propose the run again."
-            )
-        self._announce("paused", reason=f"the training waits for {names}", members=sorted(outcome.silent))
-        return since
