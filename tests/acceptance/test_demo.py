@@ -108,7 +108,7 @@ def test_vertical_table_goes_from_each_bank_alone_over_two_roles_to_all_of_them(
     for bank in ("alone:bank-a", "alone:bank-b", "alone:bank-c"):
         assert rows[bank]["auc_gap_low"] > 0
         assert rows[bank]["auc"] < rows["bank + payment"]["auc"]
-    assert rows["federated"]["auc"] >= 0.85
+    assert rows["federated"]["auc"] >= 0.83  # a fifth of the borrowers is unknown to each other role
     assert abs(rows["federated"]["auc"] - rows["pooled"]["auc"]) <= 0.003
 
 
