@@ -53,10 +53,17 @@ class _About:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, and the journal entry that must be on the disk before it leaves (0: none)."""
+    """An answer, and what it has to do with the journal.
+
+    Attributes:
+        message: The answer.
+        ticket: Entry that must be on the disk before it leaves; 0 for none.
+        flush: Entry to be flushed once it has left; 0 for none.
+    """
 
     message: pb.FromNode
     ticket: int = 0
+    flush: int = 0
 
 
 class ScoringResponder:
@@ -170,7 +177,7 @@ class ScoringResponder:
         self._open[request.digest] = _Open(epoch, state, ticket)
         while len(self._open) > MAX_OPEN_REQUESTS:
             self._open.popitem(last=False)
-        return Reply(pb.FromNode(upload=upload))
+        return Reply(pb.FromNode(upload=upload), flush=ticket)
 
     def _reveal_seeds(self, asked: masked.Reveal) -> Reply:
         opened = self._opened(asked)

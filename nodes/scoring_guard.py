@@ -140,7 +140,8 @@ class ScoringGuard:
                 grant_id=grant.grant_id,
                 survivors=request.roster,
                 entities=request.entities,
-            )
+            ),
+            flush=False,  # once the upload has left: it opens nothing, and shares wait for the flush
         )
         return ticket, answers
 
