@@ -97,6 +97,7 @@ class _Session:
     async def serve(self, on_online: Callable[[], None] | None) -> bool:
         """Serve until the stream ends; true if the gateway had admitted this node."""
         await self._call.initial_metadata()
+        self._responder.connected()
         log.info("online at the scoring gateway")
         if on_online is not None:
             on_online()
