@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import grpc
@@ -29,9 +29,17 @@ RENEW_S = 72_000.0
 
 @dataclass(eq=False)
 class Link:
-    """One node's open stream."""
+    """One node's open stream.
+
+    Attributes:
+        member: Whose.
+        outbox: What waits to be sent; None ends the writing.
+        task: Serves the stream.
+        revoked: Issuer -> version of its revocation list that the node says is on its disk.
+    """
 
     member: str
+    revoked: dict[bytes, int] = field(default_factory=dict)
     outbox: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
     task: asyncio.Task[None] | None = field(default_factory=asyncio.current_task)
 
@@ -82,6 +90,10 @@ class Streams:
         deliver: Called with (member, message) for everything that is not about epochs.
         lost: Called with the member when its stream has ended.
         hold_s: How long a message may wait for others to be sent with it, seconds.
+
+    Attributes:
+        epoch: The current keys, and who has them.
+        at_connect: Revocation lists for a node that has just connected.
     """
 
     def __init__(
@@ -101,12 +113,21 @@ class Streams:
         self._gathering: _Gathering | None = None
         self._changed = asyncio.Event()
         self.epoch: Epoch | None = None
-        self.revocations: list[bytes] = []
+        self.at_connect: Callable[[], Iterable[bytes]] = tuple
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         """Begin to keep an epoch open."""
         self._task = asyncio.create_task(self._keep_epoch())
+
+    def stop(self) -> None:
+        """Make no more keys."""
+        if self._task is not None:
+            self._task.cancel()
+
+    def acknowledged(self, issuer: bytes, version: int) -> frozenset[str]:
+        """Members that are connected and have this version of a revocation list, or a later one, on their disks."""
+        return frozenset(m for m, link in self._links.items() if link.revoked.get(issuer, 0) >= version)
 
     @property
     def online(self) -> frozenset[str]:
@@ -122,10 +143,15 @@ class Streams:
                 self._changed.set()
 
     def push_revocations(self, signed: bytes) -> None:
-        """Send a revocation list to every node, now and whenever one connects."""
-        self.revocations.append(signed)
+        """Send a revocation list to every node that is connected; others get it from `at_connect`."""
         for link in self._links.values():
             link.send(pb.ToNode(revocations=signed).SerializeToString())
+
+    def tell(self, disclosures: Sequence[bytes]) -> None:
+        """Send entries of the log of openings to every node that is connected."""
+        message = pb.ToNode(disclosures=pb.Disclosures(signed=disclosures)).SerializeToString()
+        for link in self._links.values():
+            link.send(message)
 
     async def attend(self, member: str, context: grpc.aio.ServicerContext[pb.Packet, pb.Packet]) -> None:
         """Serve one node's stream until it ends."""
@@ -136,7 +162,7 @@ class Streams:
             log.warning("%s connected again while its last stream was open; the last one is closed", member)
             previous.close()
         await context.send_initial_metadata(())
-        for signed in self.revocations:
+        for signed in self.at_connect():
             link.send(pb.ToNode(revocations=signed).SerializeToString())
         writer = asyncio.create_task(_write(link, context, self._hold_s))
         log.info("%s attends to scoring", member)
@@ -173,8 +199,11 @@ class Streams:
             if gathering is not None and gathering.run_id == message.joined.run_id:
                 gathering.joined[link.member] = message.joined.epoch_id
                 gathering.answer(link.member)
+        elif what == "revoked":
+            link.revoked[message.revoked.issuer] = message.revoked.version
+            log.info("%s has version %d of a revocation list", link.member, message.revoked.version)
         elif what == "refusal" and not message.refusal.request_digest:
-            log.warning("%s refuses the epoch: %s", link.member, message.refusal.sentence)
+            log.warning("%s refuses: %s", link.member, message.refusal.sentence)
             if gathering is not None and gathering.run_id == message.refusal.run_id:
                 gathering.answer(link.member)
         else:

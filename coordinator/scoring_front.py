@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import threading
 from collections.abc import Callable, Coroutine
@@ -10,13 +11,13 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import grpc
-import numpy as np
 from cryptography import x509
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
+from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 
 from coordinator.engine.admitted import Admitted, CertificateRefused, public_key_pem
-from coordinator.scoring_gateway import Answer, NotAnswered, Question, ScoringGateway, outcome_of
-from models.score_slots import ScoreSlots
+from coordinator.scoring_answers import Answer, NotAnswered, Question, batch_of, score_of
+from coordinator.scoring_gateway import ScoringGateway
 from policies.errors import UserError
 from protos.masked_sum.request import split_tokens
 from protos.scoring.v1 import scoring_pb2 as pb
@@ -25,6 +26,7 @@ log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 40 << 20
 ADMITTED_AGAIN_S = 1.0
+CHECKPOINT_TURNS = 10
 SERVICE = "protos.scoring.v1.Scoring"
 NODES_SERVICE = "protos.scoring.v1.ScoringNodes"
 OPTIONS = (
@@ -37,6 +39,7 @@ OPTIONS = (
     ("grpc.keepalive_permit_without_calls", 1),
 )
 _STATUS = {
+    "gateway_store": grpc.StatusCode.UNAVAILABLE,
     "no_members": grpc.StatusCode.UNAVAILABLE,
     "too_few_members": grpc.StatusCode.UNAVAILABLE,
     "entity_budget": grpc.StatusCode.RESOURCE_EXHAUSTED,
@@ -48,6 +51,7 @@ _STATUS = {
     "grant_expired": grpc.StatusCode.PERMISSION_DENIED,
     "grant_entity": grpc.StatusCode.PERMISSION_DENIED,
     "grant_revoked": grpc.StatusCode.PERMISSION_DENIED,
+    "grant_answerers": grpc.StatusCode.PERMISSION_DENIED,
     "purpose": grpc.StatusCode.PERMISSION_DENIED,
     "task": grpc.StatusCode.PERMISSION_DENIED,
     "entities": grpc.StatusCode.INVALID_ARGUMENT,
@@ -110,13 +114,17 @@ class ScoringFront:
         """Run something in the gateway's loop, from another thread."""
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
-    def push_revocations(self, signed: bytes) -> None:
-        """Send a revocation list to every node."""
+    def revoke(self, signed: bytes) -> bool:
+        """Keep a revocation list and push it to every node; false if a newer one is known.
 
-        async def push() -> None:
-            self._gateway.streams.push_revocations(signed)
+        Raises:
+            GrantRefused: It is no list, or not signed by the issuer that it names.
+        """
 
-        self.run(push())
+        async def push() -> bool:
+            return self._gateway.revoke(signed)
+
+        return self.run(push())
 
     @property
     def _gateway(self) -> ScoringGateway:
@@ -152,6 +160,8 @@ class ScoringFront:
             )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        names = (SERVICE, NODES_SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, server)
         try:
             port = server.add_secure_port(address, credentials)
         except RuntimeError as error:
@@ -168,11 +178,18 @@ class ScoringFront:
             self._watch.cancel()
         if self._server is not None:
             await self._server.stop(grace=None)
+        if self.gateway is not None:
+            self.gateway.close()
 
     async def _watch_changes(self) -> None:
-        """Admissions are read again, and health follows the epoch."""
-        while True:
+        """Admissions and revocation lists are read again, nodes are told of openings, health follows the epoch."""
+        loop = asyncio.get_running_loop()
+        for turn in itertools.count():
             self._peers.clear()
+            self._gateway.look_for_revocations()
+            self._gateway.disclose()
+            if turn % CHECKPOINT_TURNS == 0:
+                await loop.run_in_executor(None, self._gateway.checkpoint)
             self._gateway.streams.keep_only(self._members.members())
             ready = self._gateway.streams.epoch is not None and bool(self._gateway.streams.online)
             status = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -225,12 +242,13 @@ class ScoringFront:
         survivors = answer.opened.survivors
         silent = self._gateway.silent_roles(survivors)
         return pb.ScoreReply(
-            score=_score(answer, self._gateway.layout(asked.task)),
+            score=score_of(answer, self._gateway.layout(asked.task)),
             degraded=bool(silent),
             silent_roles=silent,
             survivors=survivors,
             from_cache=answer.from_cache,
             request_digest=answer.opened.request_digest,
+            disclosure=answer.opened.disclosure,
         )
 
     async def _score_batch(
@@ -239,32 +257,9 @@ class ScoringFront:
         requester = await self._requester(context)
         question = Question(asked.task, asked.model_version, asked.purpose, requester, asked.grant)
         answers = await self._ask(question, split_tokens(asked.entities), context)
-        layout = self._gateway.layout(asked.task)
-        outcomes = np.array([outcome_of(answer, layout) for answer in answers], dtype=np.uint8)
-        totals = np.array([answer.opened.totals[answer.row] for answer in answers])
-        totals[outcomes != pb.SCORED] = 0
+        reply = batch_of(answers, self._gateway.layout(asked.task))
         survivors = frozenset.intersection(*(frozenset(answer.opened.survivors) for answer in answers))
         silent = self._gateway.silent_roles(tuple(survivors))
-        scores = totals[:, 0] if layout.scores else np.zeros(len(answers), dtype=np.int64)
-        return pb.ScoreBatchReply(
-            outcomes=outcomes.tobytes(),
-            log_odds_64ths=scores.astype("<i8").tobytes(),
-            votes=totals[:, layout.votes].astype(np.uint8).tobytes(),
-            degraded=bool(silent),
-            silent_roles=silent,
-            evidence=(totals[:, layout.evidence_at] != 0).astype(np.uint8).tobytes(),
-        )
-
-
-def _score(answer: Answer, layout: ScoreSlots) -> pb.Score:
-    """A total as the platform may see it: without the count of members that know the entity (C6)."""
-    outcome = outcome_of(answer, layout)
-    if outcome != pb.SCORED:
-        return pb.Score(outcome=outcome)
-    total = answer.opened.totals[answer.row]
-    return pb.Score(
-        outcome=outcome,
-        log_odds_64ths=int(total[0]) if layout.scores else 0,
-        votes=total[layout.votes].tolist(),
-        evidence=(total[layout.evidence_at] != 0).tolist(),
-    )
+        reply.degraded = bool(silent)
+        reply.silent_roles.extend(silent)
+        return reply

@@ -8,8 +8,11 @@ import threading
 from collections.abc import Callable
 
 from coordinator.flower_superlink import SuperLinkService
+from coordinator.revocations import RevocationLists
 from coordinator.scoring_front import ScoringFront
-from coordinator.scoring_gateway import GatewaySettings, ScoringGateway
+from coordinator.scoring_gateway import ScoringGateway
+from coordinator.scoring_opening import GatewaySettings
+from coordinator.scoring_store import AnswerStore
 from coordinator.settings import CoordinatorSettings
 from coordinator.store import CoordinatorStore
 from coordinator.worker import RunWorker
@@ -58,7 +61,7 @@ def _serve(settings: CoordinatorSettings, announce: Callable[[str], None]) -> in
         members_dir=settings.members_dir,
     ) as fleet:
         announce(f"listening on {settings.listen_host}:{fleet.fleet_port}")
-        front = _start_scoring(settings, agreement, announce)
+        front = _start_scoring(settings, agreement, identity, announce)
         worker = RunWorker(settings, agreement, identity, store, fleet, stop, announce)
         worker.start()
         stop.wait()
@@ -71,7 +74,7 @@ def _serve(settings: CoordinatorSettings, announce: Callable[[str], None]) -> in
 
 
 def _start_scoring(
-    settings: CoordinatorSettings, agreement: Agreement, announce: Callable[[str], None]
+    settings: CoordinatorSettings, agreement: Agreement, identity: SigningKey, announce: Callable[[str], None]
 ) -> ScoringFront | None:
     """The scoring gateway, if the settings have one."""
     scoring = settings.scoring
@@ -80,7 +83,11 @@ def _start_scoring(
     layout = ScoreSlots.of_agreement(agreement)
     front = ScoringFront(
         lambda: ScoringGateway(
-            agreement, {task.name: layout for task in agreement.tasks}, GatewaySettings(window_s=scoring.window_s)
+            agreement,
+            {task.name: layout for task in agreement.tasks},
+            AnswerStore(settings.state_dir, identity),
+            RevocationLists(scoring.revocations_dir or settings.state_dir / "revocations"),
+            GatewaySettings(window_s=scoring.window_s),
         ),
         settings.members_dir,
         scoring.clients_dir,

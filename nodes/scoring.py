@@ -9,10 +9,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from nodes.membership import Membership
+from nodes.scoring_alarms import OpeningsWatch
 from nodes.scoring_guard import ScoringGuard, ScoringRefused
 from nodes.scoring_tables import EntityTable
-from policies.errors import AgreementRefused
-from policies.grants import GrantRefused
+from policies.errors import SettingsRefused, UserError
 from protos.masked_sum import masked_sum_pb2 as masked
 from protos.masked_sum.member import Contributed, Party, contribute, reveal_seeds, reveal_shares
 from protos.masked_sum.request import MAX_REQUEST_BYTES, Request
@@ -53,10 +53,17 @@ class _About:
 
 @dataclass(frozen=True)
 class Reply:
-    """An answer, and the journal entry that must be on the disk before it leaves (0: none)."""
+    """An answer, and what it has to do with the journal.
+
+    Attributes:
+        message: The answer.
+        ticket: Entry that must be on the disk before it leaves; 0 for none.
+        flush: Entry to be flushed once it has left; 0 for none.
+    """
 
     message: pb.FromNode
     ticket: int = 0
+    flush: int = 0
 
 
 class ScoringResponder:
@@ -84,10 +91,17 @@ class ScoringResponder:
         self._tables = tables
         self._now = now
         self._rng = rng
+        self._watch = OpeningsWatch(
+            membership.member, membership.agreement.coordinator.identity_key_bytes, guard.alarms
+        )
         self._keys = {member.id: member.identity_key_bytes for member in membership.agreement.members}
         self._announced: Announced | None = None
         self._epochs: OrderedDict[bytes, _Epoch] = OrderedDict()
         self._open: OrderedDict[bytes, _Open] = OrderedDict()
+
+    def connected(self) -> None:
+        """A new stream to the gateway is open."""
+        self._watch.connected()
 
     def handle(self, message: pb.ToNode) -> Reply | None:
         """Answer one message of the gateway; None where none is due."""
@@ -99,7 +113,7 @@ class ScoringResponder:
             return self._prepare(message, about)
         except ScoringRefused as refused:
             return _refusal(about, refused.code, str(refused))
-        except (SealedSumError, AgreementRefused, GrantRefused) as refused:
+        except (SealedSumError, UserError) as refused:
             log.warning("refused: %s", refused)
             return _refusal(about, type(refused).__name__, str(refused))
 
@@ -114,7 +128,7 @@ class ScoringResponder:
         return self._reveal_seeds(asked) if message.seeds else self._reveal_shares(asked)
 
     def _prepare(self, message: pb.ToNode, about: _About) -> Reply | None:
-        """E1, and revocations."""
+        """E1, revocations, and what the gateway tells of openings."""
         what = message.WhichOneof("what")
         if what == "announce":
             about.run_id = message.announce.run_id
@@ -123,7 +137,16 @@ class ScoringResponder:
             about.run_id = message.cohort.run_id
             return self._join(message.cohort)
         if what == "revocations":
-            self._guard.revoke(message.revocations)
+            try:
+                listed = self._guard.revoke(message.revocations)
+            except SettingsRefused as problem:
+                log.error("a revocation list does not count yet: %s", problem)  # noqa: TRY400 - one sentence says it
+                raise ScoringRefused(
+                    "revocations", "expected a disk to keep the revocation list on, found none; its owner must look"
+                ) from problem
+            return Reply(pb.FromNode(revoked=pb.Revoked(issuer=listed.issuer, version=listed.version)))
+        if what == "disclosures":
+            self._watch.told(message.disclosures.signed)
         return None
 
     def _announce(self, run_id: str) -> Reply:
@@ -170,7 +193,8 @@ class ScoringResponder:
         self._open[request.digest] = _Open(epoch, state, ticket)
         while len(self._open) > MAX_OPEN_REQUESTS:
             self._open.popitem(last=False)
-        return Reply(pb.FromNode(upload=upload))
+        self._watch.uploaded(request.digest, int(self._now() * 1000) - request.asked_at_ms)
+        return Reply(pb.FromNode(upload=upload), flush=ticket)
 
     def _reveal_seeds(self, asked: masked.Reveal) -> Reply:
         opened = self._opened(asked)
@@ -184,12 +208,15 @@ class ScoringResponder:
         opened.state = state
         # One survivor set and one answer a request: nothing more is said about it.
         del self._open[asked.request_digest]
+        self._watch.gave_shares(asked.request_digest, state.survivors)
         return Reply(pb.FromNode(shares=reply), max(ticket, opened.ticket))
 
     def _opened(self, asked: masked.Reveal) -> _Open:
         opened = self._open.get(asked.request_digest)
         if opened is None:
             raise WrongEpoch("expected a request that this node has open, found another; ask again from the start")
+        if self._membership.member not in asked.survivors:
+            self._watch.named_absent(asked.request_digest)
         return opened
 
 

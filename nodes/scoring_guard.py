@@ -7,6 +7,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
+from nodes.revocations import RevocationStore
+from nodes.scoring_alarms import Alarms
 from nodes.scoring_journal import Journal, boot_id
 from policies.agreement import Agreement
 from policies.errors import AgreementRefused
@@ -56,6 +58,7 @@ class ScoringGuard:
         agreement: The signed agreement.
         member: This node's id.
         journal: Read back here, appended to before anything leaves.
+        revocations: Lists of void grants, kept on the disk.
         now: This node's own clock, Unix seconds.
         token_key: The members' key, with which a grant names who answers (C10).
     """
@@ -66,6 +69,7 @@ class ScoringGuard:
         agreement: Agreement,
         member: str,
         journal: Journal,
+        revocations: RevocationStore,
         now: Callable[[], float],
         *,
         token_key: TokenKey | None = None,
@@ -76,25 +80,27 @@ class ScoringGuard:
         self._role = agreement.member(member).role
         self._token_key = token_key
         self._journal = journal
+        self._revocations = revocations
+        self.alarms = Alarms(journal, now)
         self._now = now
         self._charges = _Charges()
         self._locks: dict[bytes, tuple[float, tuple[str, ...]]] = {}
         self._rosters: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._grants: OrderedDict[bytes, Grant] = OrderedDict()
-        self._revoked: dict[bytes, Revocations] = {}
         self._pruned_day = -1
         self._read_back()
 
-    def revoke(self, signed: bytes) -> None:
+    def revoke(self, signed: bytes) -> Revocations:
         """Take up a pushed revocation list; an older one than the node has is ignored.
+
+        Returns:
+            The list that counts now; it is on the disk.
 
         Raises:
             GrantRefused: It is not signed by an issuer of this node's policy.
+            SettingsRefused: It cannot be written.
         """
-        found = Revocations.read(signed, self._policy.issuer_keys)
-        known = self._revoked.get(found.issuer)
-        if known is None or found.version > known.version:
-            self._revoked[found.issuer] = found
+        return self._revocations.take(signed)
 
     def admit(self, request: Request, epoch_began_s: float) -> tuple[int, bool | list[bool]]:
         """Check a request and charge it.
@@ -140,7 +146,8 @@ class ScoringGuard:
                 grant_id=grant.grant_id,
                 survivors=request.roster,
                 entities=request.entities,
-            )
+            ),
+            flush=False,  # once the upload has left: it opens nothing, and shares wait for the flush
         )
         return ticket, answers
 
@@ -198,8 +205,7 @@ class ScoringGuard:
             grant.check(purpose=request.purpose, tokens=request.tokens, now_s=now, skew_s=policy.max_clock_skew_s)
         except GrantRefused as refused:
             raise ScoringRefused(refused.code, str(refused)) from refused
-        revoked = self._revoked.get(grant.issuer)
-        if revoked is not None and grant.grant_id in revoked.grant_ids:
+        if self._revocations.revoked(grant.grant_id, grant.issuer):
             raise ScoringRefused("grant_revoked", "expected a grant that is in force, found a revoked one")
         return grant
 

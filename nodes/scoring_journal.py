@@ -21,6 +21,7 @@ from protos.scoring.v1.scoring_pb2 import StoredDisclosure
 
 CHUNK_BYTES = 4 << 20
 _FRAME = struct.Struct("<II")  # length and CRC-32 of the entry; a zero length is the preallocated end
+_DAY_S = 86_400
 _DAYS_READ = 3  # no lock or budget reaches further back
 
 
@@ -49,7 +50,7 @@ class Journal:
         self._waiting: list[tuple[int, Callable[[], None]]] = []
         self._closed = False
         self.flushes = 0
-        self._day = ""
+        self._day = -1
         self._file = -1
         self._at = self._room = 0
         self._open_day()
@@ -61,7 +62,7 @@ class Journal:
 
         Args:
             entry: What happens next.
-            flush: Whether it is to reach the disk now; else it does with the next one that is.
+            flush: Whether it is to reach the disk now; else it does with the next one that is, or after `flush_soon`.
 
         Returns:
             A ticket for `when_durable`.
@@ -80,6 +81,13 @@ class Journal:
                 self._wanted = self._written
                 self._lock.notify()
             return self._written
+
+    def flush_soon(self, ticket: int) -> None:
+        """Have an entry flushed that was appended without; for when other things had to be done first."""
+        with self._lock:
+            if self._wanted < ticket:
+                self._wanted = ticket
+                self._lock.notify()
 
     def when_durable(self, ticket: int, done: Callable[[], None]) -> bool:
         """Whether the entry is on the disk already; if not, `done` is called (from another thread) once it is."""
@@ -122,15 +130,16 @@ class Journal:
         self._thread.join()
         os.close(self._file)
 
-    def _today(self) -> str:
-        return dt.datetime.fromtimestamp(self._now(), dt.UTC).strftime("%Y%m%d")
+    def _today(self) -> int:
+        return int(self._now() // _DAY_S)
 
     def _open_day(self) -> None:
         if self._file >= 0:
             os.fdatasync(self._file)
             os.close(self._file)
         self._day = self._today()
-        path = self._folder / f"scoring-{self._day}.journal"
+        day = dt.datetime.fromtimestamp(self._day * _DAY_S, dt.UTC)
+        path = self._folder / f"scoring-{day:%Y%m%d}.journal"
         self._file = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
         self._room = os.fstat(self._file).st_size
         self._at = _end_of(path.read_bytes())

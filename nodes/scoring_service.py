@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from nodes.membership import Membership
+from nodes.revocations import RevocationStore, revocations_folder
 from nodes.scoring import ScoringResponder
 from nodes.scoring_guard import ScoringGuard
 from nodes.scoring_journal import Journal
@@ -26,7 +27,7 @@ class ScoringService:
         policy: What it answers; without one there is no service (fail closed).
         tables: (task, model version) -> what it knows; a `ScoreTables` is watched as long as the service runs.
         connection: Where the gateway is.
-        state_dir: The journal's folder is made in it.
+        state_dir: The folders of the journal and of revocation lists are made in it.
         now: This node's clock, Unix seconds.
         token_key: The members' key, for grants that name who answers.
     """
@@ -44,7 +45,10 @@ class ScoringService:
     ) -> None:
         self._connection = connection
         self._journal = Journal(state_dir / "scoring", now)
-        guard = ScoringGuard(policy, membership.agreement, membership.member, self._journal, now, token_key=token_key)
+        revocations = RevocationStore(revocations_folder(state_dir), policy.issuer_keys)
+        guard = ScoringGuard(
+            policy, membership.agreement, membership.member, self._journal, revocations, now, token_key=token_key
+        )
         self._tables = tables
         self._responder = ScoringResponder(membership, guard, tables, now=now)
         self._loop = asyncio.new_event_loop()

@@ -90,24 +90,28 @@ class _Session:
         self._journal = journal
         self._loop = asyncio.get_running_loop()
         self._outbox: list[bytes] = []
-        self._waiting = asyncio.Event()
+        self._to_flush = 0
+        self._writing = False
+        self._late: set[asyncio.Task[None]] = set()
 
     async def serve(self, on_online: Callable[[], None] | None) -> bool:
         """Serve until the stream ends; true if the gateway had admitted this node."""
         await self._call.initial_metadata()
+        self._responder.connected()
         log.info("online at the scoring gateway")
         if on_online is not None:
             on_online()
-        writer = asyncio.create_task(self._write())
         try:
             while (packet := await self._call.read()) is not grpc.aio.EOF:
                 for message in packet.messages:
                     self._answer(pb.ToNode.FromString(message))
+                await self._write()
         except DecodeError:
             log.warning("the gateway sent bytes that are no message; connecting again")
             self._call.cancel()
         finally:
-            writer.cancel()
+            for task in self._late:
+                task.cancel()
         return True
 
     def _answer(self, message: pb.ToNode) -> None:
@@ -115,22 +119,38 @@ class _Session:
         if reply is None:
             return
         data = reply.message.SerializeToString()
+        self._to_flush = max(self._to_flush, reply.flush)
         if not reply.ticket or self._journal.when_durable(reply.ticket, lambda: self._later(data)):
-            self._send(data)
-
-    def _send(self, data: bytes) -> None:
-        self._outbox.append(data)
-        self._waiting.set()
+            self._outbox.append(data)
 
     def _later(self, data: bytes) -> None:
         """From the journal's thread: the entry is on the disk, the answer may leave."""
         with suppress(RuntimeError):  # the loop has ended in between
-            self._loop.call_soon_threadsafe(self._send, data)
+            self._loop.call_soon_threadsafe(self._send_late, data)
+
+    def _send_late(self, data: bytes) -> None:
+        self._outbox.append(data)
+        if not self._writing:
+            task = self._loop.create_task(self._write())
+            self._late.add(task)
+            task.add_done_callback(self._written_late)
+
+    def _written_late(self, task: asyncio.Task[None]) -> None:
+        self._late.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self._call.cancel()  # the stream is broken: reading ends too, and the node connects again
 
     async def _write(self) -> None:
-        """Send what waits, all of it at once."""
-        while True:
-            await self._waiting.wait()
-            self._waiting.clear()
-            messages, self._outbox = self._outbox, []
-            await self._call.write(pb.Packet(messages=messages))
+        """Send what waits, all of it at once; one write at a time on a stream. Then have the journal flushed."""
+        if self._writing:
+            return
+        self._writing = True
+        try:
+            while self._outbox:
+                messages, self._outbox = self._outbox, []
+                await self._call.write(pb.Packet(messages=messages))
+        finally:
+            self._writing = False
+        if self._to_flush:
+            self._journal.flush_soon(self._to_flush)
+            self._to_flush = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Self, TypeVar
 
 from cryptography.exceptions import InvalidSignature
@@ -254,11 +254,16 @@ def _answerer_tag(key: TokenKey, grant_id: str, role: str, member: str, token: b
     return hmac.digest(key.raw, text, "sha256")[:ANSWERER_BYTES]
 
 
+@lru_cache(maxsize=64)
+def _public_key(issuer: bytes) -> Ed25519PublicKey:
+    return Ed25519PublicKey.from_public_bytes(issuer)
+
+
 def _verify(body: bytes, issuer: bytes, signature: bytes, issuers: Collection[bytes], domain: bytes, what: str) -> None:
     if issuer not in issuers:
         raise GrantRefused("grant_issuer", f"expected a {what} of an issuer that this policy names, found another")
     try:
-        Ed25519PublicKey.from_public_bytes(issuer).verify(signature, domain + body)
+        _public_key(issuer).verify(signature, domain + body)
     except (InvalidSignature, ValueError) as error:
         raise GrantRefused(
             "grant_signature", f"expected a {what} with its issuer's signature, found another"

@@ -6,6 +6,7 @@ It fails closed: without a policy file, or with an empty list, nothing is allowe
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -55,7 +56,7 @@ class NodePolicy(ClosedModel):
             parse_identity_key(text)
         return value
 
-    @property
+    @cached_property
     def issuer_keys(self) -> frozenset[bytes]:
         """The issuers' public keys, 32 bytes each."""
         return frozenset(parse_identity_key(text) for text in self.grant_issuers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -34,7 +35,7 @@ class ScoringPolicy(ClosedModel):
     max_epoch_s: Annotated[int, Field(ge=60)] = 90_000
     """Age of a key epoch at which this node answers no more under it."""
 
-    @property
+    @cached_property
     def issuer_keys(self) -> frozenset[bytes]:
         """The issuers' public keys, 32 bytes each."""
         return frozenset(parse_identity_key(text) for text in self.grant_issuers)

@@ -14,14 +14,20 @@ from typing import Any
 
 import grpc
 
-from coordinator.scoring_gateway import GatewaySettings, NotAnswered, Question, ScoringGateway
+from coordinator.revocations import RevocationLists
+from coordinator.scoring_answers import NotAnswered, Question
+from coordinator.scoring_gateway import ScoringGateway
+from coordinator.scoring_opening import GatewaySettings
+from coordinator.scoring_store import AnswerStore
 from models.score_slots import ScoreSlots
 from nodes.identity import load_identity
 from nodes.membership import Membership
+from nodes.revocations import RevocationStore, revocations_folder
 from nodes.scoring import ScoringResponder
 from nodes.scoring_guard import ScoringGuard
 from nodes.scoring_journal import Journal
 from policies.guard import NodePolicy
+from policies.key_files import load_identity_key
 from policies.scoring_policy import ScoringPolicy, load_scoring_policy
 from protos.scoring.v1 import scoring_pb2 as pb
 from protos.sealed_sum.keys import SigningKey
@@ -114,9 +120,30 @@ class LocalScoring:
 
     async def start(self, *members: str) -> None:
         """Start the gateway, connect these members (all by default), and wait for their epoch."""
-        self.gateway = ScoringGateway(self.consortium.agreement, {TASK: self.layout}, self.settings, self.clock)
-        self.gateway.streams.start()
+        self.open_gateway()
         await self.connect(*(members or self.consortium.members))
+
+    def open_gateway(self) -> None:
+        """A gateway with a new process's empty memory, and what an earlier one left on the disk."""
+        state, keys = self.consortium.folder / "coordinator" / "state", self.consortium.folder / "coordinator" / "keys"
+        self.gateway = ScoringGateway(
+            self.consortium.agreement,
+            {TASK: self.layout},
+            AnswerStore(state, SigningKey(load_identity_key(keys / "identity.pem"))),
+            RevocationLists(state / "revocations"),
+            self.settings,
+            self.clock,
+        )
+        self.gateway.streams.start()
+
+    async def restart_gateway(self) -> None:
+        """Kill the gateway, and let its nodes come to the next one."""
+        members = tuple(self.nodes)
+        for member in members:
+            await self.disconnect(member)
+        self.gateway.close()
+        self.open_gateway()
+        await self.connect(*members)
 
     async def connect(self, *members: str) -> None:
         """Connect nodes, each with a new process's empty memory and its journal, and wait for the epoch."""
@@ -140,6 +167,7 @@ class LocalScoring:
         """End everything."""
         for member in list(self.nodes):
             await self.disconnect(member)
+        self.gateway.close()
 
     async def ask(self, *tokens: bytes, grant: bytes | None = None, **changes: str) -> Any:
         """Score these entities; the answers, or the code of the refusal."""
@@ -172,7 +200,8 @@ class LocalScoring:
         policy = load_scoring_policy(folder / member / "scoring.toml")
         policy = ScoringPolicy.model_validate({**policy.model_dump(), **self.policy_changes})
         journal = Journal(Path(folder) / member / "state" / "scoring", now)
-        guard = ScoringGuard(policy, agreement, member, journal, now, token_key=self.consortium.token_key)
+        revocations = RevocationStore(revocations_folder(folder / member / "state"), policy.issuer_keys)
+        guard = ScoringGuard(policy, agreement, member, journal, revocations, now, token_key=self.consortium.token_key)
         tables = {(TASK, MODEL_VERSION): self.consortium.tables[member]}
         return LocalNode(member, ScoringResponder(membership, guard, tables, now=now), journal)
 

@@ -17,14 +17,17 @@ from pathlib import Path
 
 import grpc
 
+from coordinator.revocations import RevocationLists
 from coordinator.scoring_front import ScoringFront
-from coordinator.scoring_gateway import GatewaySettings, ScoringGateway
+from coordinator.scoring_gateway import ScoringGateway
+from coordinator.scoring_store import AnswerStore
 from nodes.identity import load_identity
 from nodes.membership import Membership
 from nodes.scoring_service import ScoringService
 from nodes.scoring_stream import GatewayConnection
 from nodes.scoring_tables import EntityTable
 from policies.agreement import load_agreement
+from policies.key_files import load_identity_key
 from policies.scoring_policy import load_scoring_policy
 from protos.sealed_sum.keys import SigningKey
 from simulations.scoring_consortium import LAYOUT, MODEL_VERSION, TASK
@@ -39,7 +42,12 @@ def run_gateway(folder: Path, port: int) -> None:
     agreement = load_agreement(folder / "agreement.toml")
     keys = folder / "coordinator" / "keys"
     front = ScoringFront(
-        lambda: ScoringGateway(agreement, {TASK: LAYOUT}, GatewaySettings()),
+        lambda: ScoringGateway(
+            agreement,
+            {TASK: LAYOUT},
+            AnswerStore(folder / "coordinator" / "state", SigningKey(load_identity_key(keys / "identity.pem"))),
+            RevocationLists(folder / "coordinator" / "state" / "revocations"),
+        ),
         folder / "coordinator" / "members",
         folder / "coordinator" / "clients",
     )

@@ -37,12 +37,12 @@ class Received:
     Attributes:
         vector: Masked, shape (n_slots,).
         seed_commitment: Commitment to b_i.
-        shares: Recipient -> the share encrypted to it.
+        shares: Encrypted shares, one for each peer in the cohort's order, joined.
     """
 
     vector: Vector = field(repr=False)
     seed_commitment: bytes
-    shares: dict[str, bytes] = field(repr=False)
+    shares: bytes = field(repr=False)
 
 
 @dataclass
@@ -72,19 +72,21 @@ class Collecting:
             raise CohortRefused(f"expected an upload of a cohort member, found one of {member}")
         if member in self.received:
             raise ConflictingMessage(member=member, message="upload")
-        peers = [peer for peer in self.view.cohort if peer != member]
-        vector_bytes, share_bytes = 8 * self.request.num_slots, SEALED_SHARE_BYTES * len(peers)
+        vector_bytes, share_bytes = 8 * self.request.num_slots, SEALED_SHARE_BYTES * (len(self.view.cohort) - 1)
         body = parse(pb.Upload, upload, vector_bytes + share_bytes + OVERHEAD_BYTES)
         if body.request_digest != self.request.digest:
             raise HeaderMismatch(f"expected {member}'s upload to this request, found one to another")
         expect_length(body.vector, vector_bytes, "masked vector")
         expect_length(body.shares, share_bytes, "encrypted shares")
         expect_length(body.seed_commitment, DIGEST_BYTES, "seed commitment")
-        shares = {
-            peer: body.shares[place * SEALED_SHARE_BYTES : (place + 1) * SEALED_SHARE_BYTES]
-            for place, peer in enumerate(peers)
-        }
-        self.received[member] = Received(np.frombuffer(body.vector, dtype="<u8"), body.seed_commitment, shares)
+        self.received[member] = Received(np.frombuffer(body.vector, dtype="<u8"), body.seed_commitment, body.shares)
+
+    def sealed_share(self, owner: str, recipient: str) -> bytes:
+        """The share of an owner's seed that it encrypted to another member."""
+        points = self.view.points
+        # Nobody shares with itself: recipients after the owner are one place further to the front.
+        place = points[recipient] - 1 - (points[owner] < points[recipient])
+        return self.received[owner].shares[place * SEALED_SHARE_BYTES : (place + 1) * SEALED_SHARE_BYTES]
 
     def close(self) -> Revealing:
         """End S1 with whoever has uploaded.
@@ -104,14 +106,14 @@ class Revealing:
         collected: S1.
         survivors: U; only shrinks.
         seeds: Member -> (dropped peer -> s_ij), as the members gave them.
-        shares: Member -> (owner -> its share of the owner's seed).
+        shares: Member -> its shares of the survivors' seeds (not its own), in order, joined.
         final: Whether shares were asked for: U is frozen.
     """
 
     collected: Collecting
     survivors: tuple[str, ...]
     seeds: dict[str, dict[str, MaskSeed]] = field(default_factory=dict, repr=False)
-    shares: dict[str, dict[str, int]] = field(default_factory=dict, repr=False)
+    shares: dict[str, bytes] = field(default_factory=dict, repr=False)
     final: bool = False
 
     @property
@@ -166,8 +168,8 @@ class Revealing:
         if self.needs_seeds:
             raise IncompleteAnswers("expected every survivor's seeds with the dropped members before shares")
         self.final = True
-        received = self.collected.received
-        shares = b"".join(received[owner].shares[member] for owner in self.survivors if owner != member)
+        sealed_share = self.collected.sealed_share
+        shares = b"".join(sealed_share(owner, member) for owner in self.survivors if owner != member)
         return pb.Reveal(
             request_digest=self.collected.request.digest, survivors=self.survivors, shares=shares
         ).SerializeToString(deterministic=True)
@@ -178,19 +180,17 @@ class Revealing:
         Raises:
             MalformedMessage, HeaderMismatch, CohortRefused, ShareInvalid: It is not that answer.
         """
-        owners = [owner for owner in self.survivors if owner != member]
-        body = parse(pb.ShareReply, reply, ROSTER_BYTES + sharing.SHARE_BYTES * len(owners) + OVERHEAD_BYTES)
+        num_owners = len(self.survivors) - 1
+        body = parse(pb.ShareReply, reply, ROSTER_BYTES + sharing.SHARE_BYTES * num_owners + OVERHEAD_BYTES)
         self._require_answer(member, body.request_digest, tuple(body.survivors))
-        expect_length(body.shares, sharing.SHARE_BYTES * len(owners), "shares")
-        self.shares[member] = {
-            owner: sharing.parse_share(body.shares[place * sharing.SHARE_BYTES : (place + 1) * sharing.SHARE_BYTES])
-            for place, owner in enumerate(owners)
-        }
+        self.shares[member] = expect_length(body.shares, sharing.SHARE_BYTES * num_owners, "shares")
 
     @property
     def enough(self) -> bool:
         """Whether every survivor's seed has a threshold of shares."""
         threshold, given = self.collected.view.bounds.shamir_threshold, self.shares
+        if len(given) < threshold:
+            return False
         return len(given) > threshold or all(len(given) - (owner in given) >= threshold for owner in self.survivors)
 
     def open_total(self) -> Vector:
@@ -215,11 +215,16 @@ class Revealing:
 
     def _rebuild(self, owner: str) -> MaskSeed:
         collected, h = self.collected, self.collected.request.digest
-        view, expected = collected.view, collected.received[owner].seed_commitment
-        shares = {view.point(member): given[owner] for member, given in self.shares.items() if owner in given}
+        points, expected = collected.view.points, collected.received[owner].seed_commitment
+        owner_place, shares = self.survivors.index(owner), {}
+        for place, member in enumerate(self.survivors):
+            given = self.shares.get(member)
+            if given is not None and member != owner:
+                start = (owner_place - (place < owner_place)) * sharing.SHARE_BYTES
+                shares[points[member]] = given[start : start + sharing.SHARE_BYTES]
         secret = sharing.rebuild(
             shares,
-            view.bounds.shamir_threshold,
+            collected.view.bounds.shamir_threshold,
             lambda candidate: hmac.compare_digest(commitment(candidate, h), expected),
             owner,
         )

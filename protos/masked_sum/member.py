@@ -6,7 +6,7 @@ out until the next epoch (A8). What must survive it, roster locks and budgets, i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -14,18 +14,7 @@ from cryptography.exceptions import InvalidTag
 
 from protos.masked_sum import masked_sum_pb2 as pb
 from protos.masked_sum import sharing
-from protos.masked_sum.masking import (
-    PairKey,
-    Vector,
-    add_pairwise,
-    commitment,
-    expand,
-    pair_key,
-    request_keys,
-    seal_share,
-    self_mask,
-    unseal_share,
-)
+from protos.masked_sum.masking import Pair, RequestKeys, Vector, add_masks, commitment, expand, self_mask
 from protos.masked_sum.request import Request
 from protos.sealed_sum.bounds import Bounds, require_survivors
 from protos.sealed_sum.epoch import Joined
@@ -39,7 +28,7 @@ from protos.sealed_sum.errors import (
     SurvivorSetRefused,
     WrongEpoch,
 )
-from protos.sealed_sum.secret import AeadKey, MaskSeed
+from protos.sealed_sum.secret import MaskSeed
 
 SEALED_SHARE_BYTES = sharing.SHARE_BYTES + 16
 
@@ -68,11 +57,15 @@ class Party:
 
     Attributes:
         joined: The checked cohort.
-        pair_keys: By peer.
+        member: This member's id.
+        pairs: One for each peer, in the cohort's order.
+        points: The peers' Shamir coordinates, in the same order.
     """
 
     joined: Joined = field(repr=False)
-    pair_keys: Mapping[str, PairKey] = field(repr=False)
+    member: str
+    pairs: tuple[Pair, ...]
+    points: tuple[int, ...]
 
     @classmethod
     def of(cls, joined: Joined) -> Party:
@@ -82,12 +75,12 @@ class Party:
             BoundsViolated: The cohort's bounds do not keep a request to one survivor set.
         """
         require_one_opening(joined.bounds)
-        return cls(joined, {peer: pair_key(joined, peer) for peer in joined.peers})
+        pairs = tuple(Pair.of(joined, peer) for peer in joined.peers)
+        return cls(joined, joined.member, pairs, tuple(pair.point for pair in pairs))
 
-    @property
-    def member(self) -> str:
-        """This member's id."""
-        return self.joined.member
+    def pair(self, peer: str) -> Pair:
+        """What this member shares with a peer."""
+        return self.pairs[self.joined.peers.index(peer)]
 
 
 @dataclass(frozen=True)
@@ -103,7 +96,7 @@ class Contributed:
     """
 
     request: Request
-    keys: Mapping[str, tuple[MaskSeed, AeadKey]] = field(repr=False)
+    keys: RequestKeys = field(repr=False)
     survivors: tuple[str, ...]
     seeds_revealed_for: frozenset[str] = frozenset()
     share_reply: bytes = field(default=b"", repr=False)
@@ -137,16 +130,15 @@ def contribute(
         raise CohortRefused("expected the epoch's cohort as the request's roster, found another")
     if values.shape != (request.num_slots,):
         raise MalformedMessage(f"expected {request.num_slots} values, found {values.size}")
-    h, member, view = request.digest, party.member, joined.view
-    keys = {peer: request_keys(key, h) for peer, key in party.pair_keys.items()}
+    h, pairs = request.digest, party.pairs
+    keys = RequestKeys(pairs, h)
     seed = MaskSeed(rng(MaskSeed.LENGTH))
     masked = values + expand(self_mask(seed), values.size)
-    add_pairwise(masked, member, ((peer, pair[0]) for peer, pair in keys.items()))
+    add_masks(masked, pairs, keys)
     # Shares go to peers only: with a share of its own a member would count twice (A1).
-    shares = sharing.split(seed.raw, joined.bounds.shamir_threshold, [view.point(peer) for peer in keys], rng)
-    sealed = [
-        seal_share(pair[1], share, h, member, peer) for (peer, pair), share in zip(keys.items(), shares, strict=True)
-    ]
+    shares = sharing.split(seed.raw, joined.bounds.shamir_threshold, party.points, rng)
+    blocks = keys.blocks
+    sealed = [pair.seal_share(blocks[pair.peer], share, h) for pair, share in zip(pairs, shares, strict=True)]
     upload = pb.Upload(
         request_digest=h,
         vector=masked.astype("<u8", copy=False).tobytes(),
@@ -195,20 +187,22 @@ def reveal_shares(party: Party, state: Contributed, asked: pb.Reveal) -> tuple[C
         if survivors != state.survivors:
             raise SurvivorSetRefused("expected the survivors of the answer already given, found others; one U a sum")
         return state, state.share_reply
-    owners = [owner for owner in survivors if owner != party.member]
+    named, h, blocks = frozenset(survivors), state.request.digest, state.keys.blocks
+    owners = [pair for pair in party.pairs if pair.peer in named]
     if len(asked.shares) != SEALED_SHARE_BYTES * len(owners):
         raise ShareInvalid(f"expected {len(owners)} encrypted shares, found {len(asked.shares)} bytes")
-    shares = []
-    for place, owner in enumerate(owners):
-        sealed = asked.shares[place * SEALED_SHARE_BYTES : (place + 1) * SEALED_SHARE_BYTES]
+    shares, joined_shares, start = [], asked.shares, 0
+    for pair in owners:
+        sealed = joined_shares[start : start + SEALED_SHARE_BYTES]
+        start += SEALED_SHARE_BYTES
         try:
-            shares.append(unseal_share(state.keys[owner][1], sealed, state.request.digest, owner, party.member))
+            shares.append(pair.unseal_share(blocks[pair.peer], sealed, h))
         except InvalidTag as error:
             raise ShareInvalid(
-                f"expected a share encrypted by {owner} for this request and member, found one that does not "
+                f"expected a share encrypted by {pair.peer} for this request and member, found one that does not "
                 "authenticate; it was altered or belongs elsewhere"
             ) from error
-    reply = pb.ShareReply(request_digest=state.request.digest, survivors=survivors, shares=b"".join(shares))
+    reply = pb.ShareReply(request_digest=h, survivors=survivors, shares=b"".join(shares))
     message = reply.SerializeToString(deterministic=True)
     return replace(state, survivors=survivors, share_reply=message), message
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Self
 
 from protos.masked_sum import masked_sum_pb2 as pb
@@ -59,7 +59,7 @@ class Request:
         expect_length(self.layout_digest, DIGEST_BYTES, "layout digest")
         for what in ("task", "model_version", "purpose", "requester"):
             expect_text(getattr(self, what), what)
-        expect_roster((expect_member(member) for member in self.roster), "the roster")
+        _expect_members(self.roster)
         count, rest = divmod(len(self.entities), TOKEN_BYTES)
         if rest or not 1 <= count <= MAX_ENTITIES:
             raise MalformedMessage(f"expected 1 to {MAX_ENTITIES} entity tokens, found {len(self.entities)} bytes")
@@ -118,7 +118,7 @@ class Request:
             MalformedMessage: It is not one, or not in canonical form.
         """
         body = parse(pb.Request, data, MAX_REQUEST_BYTES)
-        return cls(
+        found = cls(
             body.epoch_id,
             body.k,
             body.task,
@@ -133,6 +133,14 @@ class Request:
             body.entities,
             body.grant,
         )
+        found.__dict__["wire"] = data  # canonical, or it would not have been parsed
+        return found
+
+
+@lru_cache(maxsize=64)
+def _expect_members(roster: tuple[str, ...]) -> None:
+    """Check a roster; the same one comes with every request of an epoch."""
+    expect_roster((expect_member(member) for member in roster), "the roster")
 
 
 def split_tokens(joined: bytes) -> tuple[bytes, ...]:

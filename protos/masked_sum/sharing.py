@@ -52,18 +52,6 @@ def split(secret: bytes, threshold: int, points: Sequence[int], rng: Callable[[i
     return shares
 
 
-def parse_share(share: bytes) -> int:
-    """Validate a received share.
-
-    Raises:
-        ShareInvalid: Wrong length or not a field element.
-    """
-    value = int.from_bytes(share, "big") if len(share) == SHARE_BYTES else FIELD_PRIME
-    if value >= FIELD_PRIME:
-        raise ShareInvalid(f"expected a share of {SHARE_BYTES} bytes below the field prime, found {len(share)} bytes")
-    return value
-
-
 @lru_cache(maxsize=4096)
 def weights(points: tuple[int, ...]) -> tuple[int, ...]:
     """Lagrange weights at zero of these x coordinates: the secret is the sum of weight * share."""
@@ -84,11 +72,11 @@ def combine(points: tuple[int, ...], shares: Sequence[int]) -> bytes | None:
     return secret.to_bytes(SECRET_BYTES, "big") if secret >> 256 == 0 else None
 
 
-def rebuild(shares: Mapping[int, int], threshold: int, accept: Callable[[bytes], bool], owner: str) -> bytes:
+def rebuild(shares: Mapping[int, bytes], threshold: int, accept: Callable[[bytes], bool], owner: str) -> bytes:
     """Try subsets of the threshold's size until one rebuilds what was committed to (A12).
 
     Args:
-        shares: x -> y of everybody that answered.
+        shares: x -> share of everybody that answered, 33 bytes; one that is no field element is left out.
         threshold: T.
         accept: Whether a candidate matches the owner's commitment.
         owner: Whose secret it is, for the error.
@@ -96,8 +84,9 @@ def rebuild(shares: Mapping[int, int], threshold: int, accept: Callable[[bytes],
     Raises:
         ShareInvalid: No subset fits.
     """
-    for points in islice(combinations(sorted(shares), threshold), MAX_SUBSETS):
-        candidate = combine(points, [shares[x] for x in points])
+    values = {x: y for x, share in sorted(shares.items()) if (y := int.from_bytes(share, "big")) < FIELD_PRIME}
+    for points in islice(combinations(values, threshold), MAX_SUBSETS):
+        candidate = combine(points, [values[x] for x in points])
         if candidate is not None and accept(candidate):
             return candidate
     raise ShareInvalid(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Self
 
 from protos.sealed_sum import sealed_sum_pb2 as pb
@@ -118,9 +119,14 @@ class EpochView:
         """Public weight of each member, a power of two (A7 ii)."""
         return {member: 1 << self.announcements[member].weight_log2 for member in self.cohort}
 
+    @cached_property
+    def points(self) -> dict[str, int]:
+        """Each member's Shamir coordinate: its place in the cohort, from 1."""
+        return {member: place for place, member in enumerate(self.cohort, start=1)}
+
     def point(self, member: str) -> int:
-        """A member's Shamir coordinate: its place in the cohort, from 1."""
-        return self.cohort.index(member) + 1
+        """A member's Shamir coordinate."""
+        return self.points[member]
 
 
 @dataclass(frozen=True)

@@ -198,7 +198,7 @@ def _measure_kills(consortium: ScoringConsortium, requests: int, clients: int, e
 
 def _measure_relay(consortium: ScoringConsortium, requests: int, clients: int) -> Row:
     folder, number = str(consortium.folder), len(consortium.members)
-    with Processes(consortium.folder / "relay-logs", ONE_THREAD) as processes:
+    with Processes(consortium.folder / "relay-logs", ONE_THREAD, sample_usage=False) as processes:
         processes.start_python("relay", "-m", MODULE, "relay", folder, str(number), "0")
         port = int(processes.wait_for("relay", r"listening on .*:(\d+)$", deadline_s=30)[1])
         for member in consortium.members:
@@ -223,7 +223,7 @@ def _measure_relay(consortium: ScoringConsortium, requests: int, clients: int) -
 def _running(consortium: ScoringConsortium) -> Iterator[tuple[Processes, grpc.Channel]]:
     """Gateway and nodes as processes, and a client's channel."""
     folder = str(consortium.folder)
-    with Processes(consortium.folder / "logs", ONE_THREAD) as processes:
+    with Processes(consortium.folder / "logs", ONE_THREAD, sample_usage=False) as processes:
         processes.start_python("gateway", "-m", MODULE, "gateway", folder, "0")
         port = int(processes.wait_for("gateway", r"listening on .*:(\d+)$", deadline_s=30)[1])
         for member in consortium.members:

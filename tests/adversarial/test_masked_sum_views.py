@@ -63,7 +63,7 @@ class Audited:
                 seeds = pb.SeedReply.FromString(reply).seeds
                 return {peer: seeds[32 * i : 32 * i + 32] for i, peer in enumerate(dropped)}, {}, now
             owners = [owner for owner in survivors if owner != member]
-            shares = b"".join(self.collected.received[owner].shares[member] for owner in owners)
+            shares = b"".join(self.collected.sealed_share(owner, member) for owner in owners)
             question = pb.Reveal(request_digest=self.request.digest, survivors=survivors, shares=shares)
             now, reply = reveal_shares(party, state, question)
             given = pb.ShareReply.FromString(reply).shares

@@ -74,6 +74,7 @@ class ToNode(_message.Message):
     SEEDS_FIELD_NUMBER: _builtins.int
     SHARES_FIELD_NUMBER: _builtins.int
     REVOCATIONS_FIELD_NUMBER: _builtins.int
+    DISCLOSURES_FIELD_NUMBER: _builtins.int
     request: _builtins.bytes
     """S1: protos.masked_sum.Request"""
     seeds: _builtins.bytes
@@ -90,6 +91,8 @@ class ToNode(_message.Message):
     def cohort(self) -> Global___Cohort:
         """E1: everybody's announcements"""
 
+    @_builtins.property
+    def disclosures(self) -> Global___Disclosures: ...
     def __init__(
         self,
         *,
@@ -99,12 +102,13 @@ class ToNode(_message.Message):
         seeds: _builtins.bytes = ...,
         shares: _builtins.bytes = ...,
         revocations: _builtins.bytes = ...,
+        disclosures: Global___Disclosures | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "cohort", b"cohort", "request", b"request", "revocations", b"revocations", "seeds", b"seeds", "shares", b"shares", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "cohort", b"cohort", "disclosures", b"disclosures", "request", b"request", "revocations", b"revocations", "seeds", b"seeds", "shares", b"shares", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "cohort", b"cohort", "request", b"request", "revocations", b"revocations", "seeds", b"seeds", "shares", b"shares", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announce", b"announce", "cohort", b"cohort", "disclosures", b"disclosures", "request", b"request", "revocations", b"revocations", "seeds", b"seeds", "shares", b"shares", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["announce", "cohort", "request", "seeds", "shares", "revocations"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["announce", "cohort", "request", "seeds", "shares", "revocations", "disclosures"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
@@ -162,6 +166,7 @@ class FromNode(_message.Message):
     SEEDS_FIELD_NUMBER: _builtins.int
     SHARES_FIELD_NUMBER: _builtins.int
     REFUSAL_FIELD_NUMBER: _builtins.int
+    REVOKED_FIELD_NUMBER: _builtins.int
     upload: _builtins.bytes
     """S1: protos.masked_sum.Upload"""
     seeds: _builtins.bytes
@@ -174,6 +179,10 @@ class FromNode(_message.Message):
     def joined(self) -> Global___Joined: ...
     @_builtins.property
     def refusal(self) -> Global___Refusal: ...
+    @_builtins.property
+    def revoked(self) -> Global___Revoked:
+        """a revocation list is on the node's disk"""
+
     def __init__(
         self,
         *,
@@ -183,16 +192,152 @@ class FromNode(_message.Message):
         seeds: _builtins.bytes = ...,
         shares: _builtins.bytes = ...,
         refusal: Global___Refusal | None = ...,
+        revoked: Global___Revoked | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "joined", b"joined", "refusal", b"refusal", "seeds", b"seeds", "shares", b"shares", "upload", b"upload", "what", b"what"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "joined", b"joined", "refusal", b"refusal", "revoked", b"revoked", "seeds", b"seeds", "shares", b"shares", "upload", b"upload", "what", b"what"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "joined", b"joined", "refusal", b"refusal", "seeds", b"seeds", "shares", b"shares", "upload", b"upload", "what", b"what"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["announced", b"announced", "joined", b"joined", "refusal", b"refusal", "revoked", b"revoked", "seeds", b"seeds", "shares", b"shares", "upload", b"upload", "what", b"what"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["announced", "joined", "upload", "seeds", "shares", "refusal"]  # noqa: Y015
+    _WhichOneofReturnType_what: _TypeAlias = _typing.Literal["announced", "joined", "upload", "seeds", "shares", "refusal", "revoked"]  # noqa: Y015
     _WhichOneofArgType_what: _TypeAlias = _typing.Literal["what", b"what"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_what) -> _WhichOneofReturnType_what | None: ...
 
 Global___FromNode: _TypeAlias = FromNode  # noqa: Y015
+
+@_typing.final
+class Revoked(_message.Message):
+    """Said once the list that counts now is on the node's disk."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ISSUER_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    issuer: _builtins.bytes
+    version: _builtins.int
+    def __init__(
+        self,
+        *,
+        issuer: _builtins.bytes = ...,
+        version: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["issuer", b"issuer", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Revoked: _TypeAlias = Revoked  # noqa: Y015
+
+@_typing.final
+class Disclosures(_message.Message):
+    """What the gateway's log says of openings since it last told, so that a node can see itself named absent (C2)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SIGNED_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def signed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """SignedDisclosure"""
+
+    def __init__(
+        self,
+        *,
+        signed: _abc.Iterable[_builtins.bytes] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["signed", b"signed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Disclosures: _TypeAlias = Disclosures  # noqa: Y015
+
+@_typing.final
+class Disclosure(_message.Message):
+    """One opened sum, as the log keeps it: whose sum it is, of what, for whom; no score and no entity."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
+    SURVIVORS_FIELD_NUMBER: _builtins.int
+    ABSENT_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    TASK_FIELD_NUMBER: _builtins.int
+    MODEL_VERSION_FIELD_NUMBER: _builtins.int
+    PURPOSE_FIELD_NUMBER: _builtins.int
+    REQUESTER_FIELD_NUMBER: _builtins.int
+    WINDOW_FIELD_NUMBER: _builtins.int
+    NUM_ENTITIES_FIELD_NUMBER: _builtins.int
+    ANSWERS_DIGEST_FIELD_NUMBER: _builtins.int
+    NUMBER_FIELD_NUMBER: _builtins.int
+    PREVIOUS_FIELD_NUMBER: _builtins.int
+    request_digest: _builtins.bytes
+    at_ms: _builtins.int
+    task: _builtins.str
+    model_version: _builtins.str
+    purpose: _builtins.str
+    requester: _builtins.str
+    window: _builtins.int
+    num_entities: _builtins.int
+    answers_digest: _builtins.bytes
+    """SHA-256 of what was released"""
+    number: _builtins.int
+    """in the log, from 1"""
+    previous: _builtins.bytes
+    """SHA-256 of the SignedDisclosure before this one, 32 bytes; zeros for the first"""
+    @_builtins.property
+    def survivors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def absent(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """members of the request's roster that are not in the sum"""
+
+    def __init__(
+        self,
+        *,
+        request_digest: _builtins.bytes = ...,
+        survivors: _abc.Iterable[_builtins.str] | None = ...,
+        absent: _abc.Iterable[_builtins.str] | None = ...,
+        at_ms: _builtins.int = ...,
+        task: _builtins.str = ...,
+        model_version: _builtins.str = ...,
+        purpose: _builtins.str = ...,
+        requester: _builtins.str = ...,
+        window: _builtins.int = ...,
+        num_entities: _builtins.int = ...,
+        answers_digest: _builtins.bytes = ...,
+        number: _builtins.int = ...,
+        previous: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absent", b"absent", "answers_digest", b"answers_digest", "at_ms", b"at_ms", "model_version", b"model_version", "num_entities", b"num_entities", "number", b"number", "previous", b"previous", "purpose", b"purpose", "request_digest", b"request_digest", "requester", b"requester", "survivors", b"survivors", "task", b"task", "window", b"window"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Disclosure: _TypeAlias = Disclosure  # noqa: Y015
+
+@_typing.final
+class SignedDisclosure(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    BODY_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
+    body: _builtins.bytes
+    signature: _builtins.bytes
+    """of the coordinator's identity key"""
+    def __init__(
+        self,
+        *,
+        body: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "signature", b"signature"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SignedDisclosure: _TypeAlias = SignedDisclosure  # noqa: Y015
 
 @_typing.final
 class Announced(_message.Message):
@@ -506,10 +651,13 @@ class ScoreReply(_message.Message):
     SURVIVORS_FIELD_NUMBER: _builtins.int
     FROM_CACHE_FIELD_NUMBER: _builtins.int
     REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
+    DISCLOSURE_FIELD_NUMBER: _builtins.int
     degraded: _builtins.bool
     from_cache: _builtins.bool
     request_digest: _builtins.bytes
     """of the opening that the score comes from"""
+    disclosure: _builtins.bytes
+    """SignedDisclosure: what the log says of that opening"""
     @_builtins.property
     def score(self) -> Global___Score: ...
     @_builtins.property
@@ -527,10 +675,11 @@ class ScoreReply(_message.Message):
         survivors: _abc.Iterable[_builtins.str] | None = ...,
         from_cache: _builtins.bool = ...,
         request_digest: _builtins.bytes = ...,
+        disclosure: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["score", b"score"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "from_cache", b"from_cache", "request_digest", b"request_digest", "score", b"score", "silent_roles", b"silent_roles", "survivors", b"survivors"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "disclosure", b"disclosure", "from_cache", b"from_cache", "request_digest", b"request_digest", "score", b"score", "silent_roles", b"silent_roles", "survivors", b"survivors"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -546,6 +695,7 @@ class ScoreBatchReply(_message.Message):
     DEGRADED_FIELD_NUMBER: _builtins.int
     SILENT_ROLES_FIELD_NUMBER: _builtins.int
     EVIDENCE_FIELD_NUMBER: _builtins.int
+    DISCLOSURES_FIELD_NUMBER: _builtins.int
     outcomes: _builtins.bytes
     """one byte an entity: Outcome"""
     log_odds_64ths: _builtins.bytes
@@ -557,6 +707,10 @@ class ScoreBatchReply(_message.Message):
     """one byte a kind and entity"""
     @_builtins.property
     def silent_roles(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def disclosures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """SignedDisclosure of every opening that an answer comes from"""
+
     def __init__(
         self,
         *,
@@ -566,10 +720,11 @@ class ScoreBatchReply(_message.Message):
         degraded: _builtins.bool = ...,
         silent_roles: _abc.Iterable[_builtins.str] | None = ...,
         evidence: _builtins.bytes = ...,
+        disclosures: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "evidence", b"evidence", "log_odds_64ths", b"log_odds_64ths", "outcomes", b"outcomes", "silent_roles", b"silent_roles", "votes", b"votes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["degraded", b"degraded", "disclosures", b"disclosures", "evidence", b"evidence", "log_odds_64ths", b"log_odds_64ths", "outcomes", b"outcomes", "silent_roles", b"silent_roles", "votes", b"votes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -594,6 +749,8 @@ class StoredDisclosure(_message.Message):
         """S1: budgets are charged"""
         OPENED: StoredDisclosure._Event.ValueType  # 3
         """S2b: `survivors` are locked for the entities of the same digest"""
+        ALARM: StoredDisclosure._Event.ValueType  # 4
+        """`note` says what an owner should look into"""
 
     class Event(_Event, metaclass=_EventEnumTypeWrapper): ...
     EVENT_UNSPECIFIED: StoredDisclosure.Event.ValueType  # 0
@@ -603,6 +760,8 @@ class StoredDisclosure(_message.Message):
     """S1: budgets are charged"""
     OPENED: StoredDisclosure.Event.ValueType  # 3
     """S2b: `survivors` are locked for the entities of the same digest"""
+    ALARM: StoredDisclosure.Event.ValueType  # 4
+    """`note` says what an owner should look into"""
 
     EVENT_FIELD_NUMBER: _builtins.int
     AT_MS_FIELD_NUMBER: _builtins.int
@@ -616,6 +775,7 @@ class StoredDisclosure(_message.Message):
     SURVIVORS_FIELD_NUMBER: _builtins.int
     ENTITIES_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
+    UNKNOWN_FIELD_NUMBER: _builtins.int
     event: Global___StoredDisclosure.Event.ValueType
     at_ms: _builtins.int
     request_digest: _builtins.bytes
@@ -627,6 +787,8 @@ class StoredDisclosure(_message.Message):
     grant_id: _builtins.str
     entities: _builtins.bytes
     note: _builtins.str
+    unknown: _builtins.int
+    """CONTRIBUTED, of documents: fingerprints that this node does not know (C8)"""
     @_builtins.property
     def survivors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """CONTRIBUTED: the roster"""
@@ -646,10 +808,11 @@ class StoredDisclosure(_message.Message):
         survivors: _abc.Iterable[_builtins.str] | None = ...,
         entities: _builtins.bytes = ...,
         note: _builtins.str = ...,
+        unknown: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "entities", b"entities", "event", b"event", "grant_id", b"grant_id", "model_version", b"model_version", "note", b"note", "purpose", b"purpose", "request_digest", b"request_digest", "requester", b"requester", "survivors", b"survivors", "task", b"task", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "entities", b"entities", "event", b"event", "grant_id", b"grant_id", "model_version", b"model_version", "note", b"note", "purpose", b"purpose", "request_digest", b"request_digest", "requester", b"requester", "survivors", b"survivors", "task", b"task", "unknown", b"unknown", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
