@@ -1,7 +1,7 @@
 """What leaks by design: one table, each line with an id, who learns what, against which adversary, and when.
 
 The table is the only place these sentences live: the model card prints the lines that apply to its run, and
-docs/leakage.md is generated from it and from the steps of `policies.disclosures` (a test compares them). Rules are
+docs/leakage.md is generated from it and from the steps of `policies.protocol_steps` (a test compares them). Rules are
 those of the protocol notes: A = sealed sum, B = vertical training, C = federated scoring, D = evaluation.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from policies.disclosures import disclosure_tables
+from policies.protocol_steps import step_tables
 
 Story = Literal["horizontal", "vertical", "scoring"]
 
@@ -401,7 +401,7 @@ LEAKS: tuple[Leak, ...] = (
 _PREAMBLE = """\
 # What leaks by design
 
-Generated from `policies/disclosures.py` and `policies/leakage.py` by `python -m policies.leakage`; edit there. First
+Generated from `policies/protocol_steps.py` and `policies/leakage.py` by `python -m policies.leakage`; edit there. First
 what every message tells its receiver, then each leak by its id. The model card of a run prints the leaks that apply to
 it, with its own numbers: n members, at most c of them colluding, at least u contributing to every opened sum. Whatever
 is not on this page is not meant to leak: report it.
@@ -413,7 +413,7 @@ def leakage_document() -> str:
 
     Write it with `python -m policies.leakage > docs/leakage.md`.
     """
-    lines = [_PREAMBLE, "## Step by step\n", disclosure_tables(), "# The leaks\n"]
+    lines = [_PREAMBLE, "## Step by step\n", step_tables(), "# The leaks\n"]
     for leak in LEAKS:
         lines += [
             f"## `{leak.id}`",

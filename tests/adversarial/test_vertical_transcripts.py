@@ -1,4 +1,4 @@
-"""What travels in a vertical run, held against the table of disclosures; and a relay that does not behave."""
+"""What travels in a vertical run, held against the table of steps; and a relay that does not behave."""
 
 import itertools
 
@@ -10,7 +10,7 @@ from models.newton import sigmoid
 from nodes import vertical_feature, vertical_label
 from nodes.vertical_data import OwnRows
 from nodes.vertical_session import packed_holdout
-from policies.disclosures import DISCLOSURES
+from policies.protocol_steps import STEPS
 from protos.encrypted_gradient.encrypted_gradient_pb2 import FoldedSums
 from protos.encrypted_gradient.parameters import GRADIENT_SCALE, PLAIN_MODULUS
 from protos.runs.v1 import vertical_pb2
@@ -24,7 +24,7 @@ NAMES = {"bank": ("fa", "fb"), "payment": ("fc", "fd"), "logistics": ("fe", "ff"
 FEATURES = tuple(
     number(name, "unit", 0, 100).model_copy(update={"role": role}) for role, names in NAMES.items() for name in names
 )
-KINDS = {row.message for row in DISCLOSURES if row.protocol == "vertical training"}
+KINDS = {row.message for row in STEPS if row.protocol == "vertical training"}
 
 
 def world_of(count, members_per_role, seed=1):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from policies.disclosures import DISCLOSURES
 from policies.leakage import LEAKS, RunFacts, leakage_document, leaks_for
+from policies.protocol_steps import STEPS
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "leakage.md"
 HORIZONTAL = {"story": "horizontal", "cohort": 5, "max_colluders": 1, "min_survivors": 4}
@@ -78,14 +78,14 @@ def test_sentences_carry_the_numbers_of_the_run():
 
 
 def test_every_leak_belongs_to_a_step_and_every_step_names_leaks_that_exist():
-    named = {leak for row in DISCLOSURES for leak in row.leaks}
+    named = {leak for row in STEPS for leak in row.leaks}
 
     assert named == {leak.id for leak in LEAKS}
 
 
 def test_every_step_has_its_row_in_the_docs():
     text = DOCUMENT.read_text()
-    for row in DISCLOSURES:
+    for row in STEPS:
         assert f"| {row.message} | {row.sender} -> {row.receiver} | {row.learns} |" in text
 
 

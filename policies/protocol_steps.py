@@ -13,7 +13,7 @@ Protocol = Literal["sealed sum", "alignment", "vertical training", "federated sc
 
 
 @dataclass(frozen=True)
-class Disclosure:
+class ProtocolStep:
     """One step of a protocol.
 
     Attributes:
@@ -35,8 +35,8 @@ class Disclosure:
     leaks: tuple[str, ...] = ()
 
 
-DISCLOSURES: tuple[Disclosure, ...] = (
-    Disclosure(
+STEPS: tuple[ProtocolStep, ...] = (
+    ProtocolStep(
         "sealed sum",
         "announcement",
         "member",
@@ -45,7 +45,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "signed; bound to agreement and run (A10)",
         ("weight-bucket", "coordinator-traffic"),
     ),
-    Disclosure(
+    ProtocolStep(
         "sealed sum",
         "upload",
         "member",
@@ -54,7 +54,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "one-time masks under a sealing key that the coordinator lacks (A1 to A8)",
         ("coordinator-traffic", "unsealed-sum"),
     ),
-    Disclosure(
+    ProtocolStep(
         "sealed sum",
         "seeds, shares",
         "member",
@@ -63,7 +63,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "a seed or a share of one peer, never both, for one survivor set (A1, A2, A6)",
         ("dropout-named",),
     ),
-    Disclosure(
+    ProtocolStep(
         "sealed sum",
         "sealed sum",
         "coordinator",
@@ -81,7 +81,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
             "model-to-members",
         ),
     ),
-    Disclosure(
+    ProtocolStep(
         "sealed sum",
         "released table, model",
         "member",
@@ -90,7 +90,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "cells under the minimum are merged before anything is computed from them (D2)",
         ("released-evaluation", "released-shapes", "model-to-platform"),
     ),
-    Disclosure(
+    ProtocolStep(
         "alignment",
         "alignment hello",
         "label holder and feature holder",
@@ -99,7 +99,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "encrypted member to member (B8)",
         ("set-sizes",),
     ),
-    Disclosure(
+    ProtocolStep(
         "alignment",
         "alignment blinded",
         "label holder and feature holder",
@@ -107,7 +107,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "nothing",
         "points raised to a scalar fresh for pair, direction and session (B9)",
     ),
-    Disclosure(
+    ProtocolStep(
         "alignment",
         "alignment raised",
         "label holder",
@@ -116,7 +116,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "only the feature holder matches; the identifiers are keyed (B8, B9)",
         ("intersection-one-sided",),
     ),
-    Disclosure(
+    ProtocolStep(
         "alignment",
         "alignment in a role",
         "member of a role",
@@ -125,7 +125,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "as above; nobody else learns it (C10)",
         ("role-overlap",),
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "vertical-hello",
         "member",
@@ -133,7 +133,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "a fresh nonce",
         "signed (A10)",
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "vertical-rows",
         "label holder",
@@ -142,7 +142,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "the order is secret; a feature holder knows its own entities' places alone",
         ("aligned-sizes",),
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "vertical-columns",
         "feature holder",
@@ -151,7 +151,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "signed",
         ("aligned-sizes",),
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "role-sum",
         "member of a role",
@@ -160,7 +160,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "pairwise one-time masks, encrypted member to member; the relay reads neither terms nor total (A3, A9)",
         ("role-sums",),
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "vertical-opening",
         "label holder",
@@ -169,7 +169,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "the key is checked against its signature (B2)",
         ("base-rate",),
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "masked-scores",
         "feature holder",
@@ -178,7 +178,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "pairwise masks modulo 2^64; fresh noise on every row and pass (B5)",
         ("partial-score-sums", "partial-scores-bilateral"),
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "encrypted-residuals",
         "label holder",
@@ -186,7 +186,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "nothing",
         "BFV under the label holder's own key (IND-CPA)",
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "vertical-products",
         "feature holder",
@@ -195,7 +195,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "a fresh encryption of a mask, flooding, one prime (B2)",
         ("aligned-sizes",),
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "folded-sums",
         "label holder",
@@ -204,7 +204,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "one number per column, masks between label holders, minimum support, query budget (B1, B3, B4, B6)",
         ("residual-sums",),
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "holdout-scores",
         "feature holder",
@@ -213,7 +213,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "pairwise masks modulo 2^64; no residual was computed on these rows",
         ("holdout-score-sums", "partial-scores-bilateral"),
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "vertical-recalibration",
         "label holder",
@@ -221,7 +221,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "the factor by which every tower is multiplied",
         "signed; equal at all label holders",
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "vertical-tower-report",
         "member",
@@ -229,7 +229,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "whether the towers of a role are equal",
         "a hash keyed by the epoch's members' key (A4)",
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "released table",
         "label holder",
@@ -238,7 +238,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "cells under the minimum are merged before anything is computed from them (D2)",
         ("released-evaluation",),
     ),
-    Disclosure(
+    ProtocolStep(
         "vertical training",
         "tower (never sent)",
         "role",
@@ -247,7 +247,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "it stays on its members' disks",
         ("tower-to-role",),
     ),
-    Disclosure(
+    ProtocolStep(
         "federated scoring",
         "request",
         "coordinator",
@@ -256,7 +256,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "a keyed token for the entity; grant and purpose are checked before the look-up (C5)",
         ("entity-asked",),
     ),
-    Disclosure(
+    ProtocolStep(
         "federated scoring",
         "upload",
         "member",
@@ -264,7 +264,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "nothing",
         "one-time masks modulo 2^64, bound to the canonical request; unknown entities give zeros (C1, C3, C5)",
     ),
-    Disclosure(
+    ProtocolStep(
         "federated scoring",
         "total",
         "coordinator opens it",
@@ -273,7 +273,7 @@ DISCLOSURES: tuple[Disclosure, ...] = (
         "one survivor set per entity and window; at least u survivors; at least two that know it (C2, C4, C6)",
         ("scores-total", "score-anonymity-set"),
     ),
-    Disclosure(
+    ProtocolStep(
         "federated scoring",
         "released mode",
         "caller",
@@ -285,17 +285,17 @@ DISCLOSURES: tuple[Disclosure, ...] = (
 )
 
 
-def disclosure_tables() -> str:
+def step_tables() -> str:
     """The tables as Markdown, one a protocol."""
     lines: list[str] = []
-    for protocol in dict.fromkeys(row.protocol for row in DISCLOSURES):
+    for protocol in dict.fromkeys(row.protocol for row in STEPS):
         lines += [
             f"### {protocol.capitalize()}",
             "",
             "| message | who -> whom | what the receiver learns | what hides the rest | leaks |",
             "|---|---|---|---|---|",
         ]
-        for row in DISCLOSURES:
+        for row in STEPS:
             if row.protocol == protocol:
                 ids = ", ".join(f"[`{leak}`](#{leak})" for leak in row.leaks) or "-"
                 lines.append(
