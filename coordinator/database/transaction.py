@@ -54,15 +54,15 @@ class Transaction:
         """Insert a row, with the others of this transaction."""
         self._waiting.setdefault(cast("sa.Table", model.__table__), []).append(row)
 
-    def execute(self, statement: sa.Executable) -> sa.CursorResult[Any]:
-        """Read or update, after the rows that wait."""
+    def execute(self, statement: sa.Executable, **values: Any) -> sa.CursorResult[Any]:
+        """Read or update, after the rows that wait; `values` are the statement's own bound parameters."""
         self._send()
         self._sent += 1
-        return cast("sa.CursorResult[Any]", self._connection.execute(statement))
+        return cast("sa.CursorResult[Any]", self._connection.execute(statement, values))
 
-    def look_up(self, statement: sa.Executable) -> sa.RowMapping | None:
+    def look_up(self, statement: sa.Executable, **values: Any) -> sa.RowMapping | None:
         """Read one row without sending what waits: for what the waiting rows cannot change, or may not."""
-        return self._connection.execute(statement).mappings().first()
+        return self._connection.execute(statement, values).mappings().first()
 
     def append(self, kind: str, body: bytes) -> int:
         """Append an entry to the ledger.

@@ -41,7 +41,16 @@ EVENTS: Final = _columns(EventRow)
 OFFERS: Final = _columns(OfferRow)
 REVIEWS: Final = _columns(ReviewRow)
 ENDPOINTS: Final = _columns(WebhookEndpointRow)
-ANSWERS: Final = _columns(IdempotencyRow)
+# Statements that every request runs are built once: building one costs more than running it.
+ANSWER: Final = _columns(IdempotencyRow).where(
+    IdempotencyRow.tenant_id == sa.bindparam("tenant"), IdempotencyRow.key == sa.bindparam("key")
+)
+DECISION_OF_TENANT: Final = DECISIONS.where(
+    DecisionRow.id == sa.bindparam("id"), DecisionRow.tenant_id == sa.bindparam("tenant")
+)
+EVENT_OF_SOURCE: Final = EVENTS.where(
+    EventRow.tenant_id == sa.bindparam("tenant"), EventRow.source_id == sa.bindparam("source_id")
+)
 DELIVERIES: Final = sa.select(
     *(column.label(f"d_{column.name}") for column in cast("sa.Table", DeliveryRow.__table__).c),
     *cast("sa.Table", WebhookEndpointRow.__table__).c,

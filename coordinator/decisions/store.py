@@ -34,7 +34,6 @@ from coordinator.database.migrate import require_schema
 from coordinator.database.schema import (
     DecisionRow,
     DeliveryRow,
-    IdempotencyRow,
     LedgerHeadRow,
     OfferRow,
     ReviewRow,
@@ -53,7 +52,8 @@ from coordinator.decisions.records import (
     WebhookEndpoint,
 )
 from coordinator.decisions.rows import (
-    ANSWERS,
+    ANSWER,
+    DECISION_OF_TENANT,
     DECISIONS,
     DELIVERIES,
     ENDPOINTS,
@@ -234,12 +234,15 @@ class DecisionStore:
         Raises:
             IdempotencyConflict: It was given to another request.
         """
-        rows = self._read(ANSWERS.where(IdempotencyRow.tenant_id == tenant, IdempotencyRow.key == key))
+        rows = self._read(ANSWER, tenant=tenant, key=key)
         return replayed(rows[0], key, request_hash) if rows else None
 
     def decision(self, scope: Scope, decision_id: str) -> StoredDecision | None:
         """The decision, or None where the scope has none of that id."""
-        rows = self._read(_within(DECISIONS.where(DecisionRow.id == decision_id), DecisionRow.tenant_id, scope))
+        if isinstance(scope, EveryTenant):
+            rows = self._read(DECISIONS.where(DecisionRow.id == decision_id))
+        else:
+            rows = self._read(DECISION_OF_TENANT, id=decision_id, tenant=scope)
         return decision_of(rows[0]) if rows else None
 
     def decisions(
@@ -320,9 +323,9 @@ class DecisionStore:
         """
         self._read(sa.select(LedgerHeadRow.size))
 
-    def _read(self, statement: sa.Select[Any]) -> list[sa.RowMapping]:
+    def _read(self, statement: sa.Select[Any], **values: Any) -> list[sa.RowMapping]:
         with self._reader.connect() as connection:
-            return list(connection.execute(statement).mappings())
+            return list(connection.execute(statement, values).mappings())
 
     def _page(
         self,

@@ -48,9 +48,9 @@ from coordinator.decisions.records import (
     WebhookEndpoint,
 )
 from coordinator.decisions.rows import (
-    ANSWERS,
-    DECISIONS,
-    EVENTS,
+    ANSWER,
+    DECISION_OF_TENANT,
+    EVENT_OF_SOURCE,
     OFFERS,
     REVIEWS,
     decision_of,
@@ -133,7 +133,7 @@ class DecisionWrites:
         Raises:
             DecisionUnknown: The tenant has none of that id.
         """
-        row = self._one(DECISIONS.where(DecisionRow.id == decision_id, DecisionRow.tenant_id == tenant))
+        row = self._one(DECISION_OF_TENANT, id=decision_id, tenant=tenant)
         if row is None:
             raise DecisionUnknown(decision_id)
         return decision_of(row)
@@ -192,7 +192,7 @@ class DecisionWrites:
         Raises:
             EventConflict: Another event has this `source_id`.
         """
-        known = self._one(EVENTS.where(EventRow.tenant_id == event.tenant, EventRow.source_id == event.source_id))
+        known = self._one(EVENT_OF_SOURCE, tenant=event.tenant, source_id=event.source_id)
         digest = hashlib.sha256(f"{event.kind}\n{event.document}".encode()).digest()
         if known is not None:
             if known["digest"] != digest:
@@ -298,7 +298,7 @@ class DecisionWrites:
             IdempotencyConflict: It was given to another request.
         """
         # Without sending what waits: if the answer is among it, both are found out by their equal keys at the end.
-        row = self._transaction.look_up(ANSWERS.where(IdempotencyRow.tenant_id == tenant, IdempotencyRow.key == key))
+        row = self._transaction.look_up(ANSWER, tenant=tenant, key=key)
         return None if row is None else replayed(row, key, request_hash)
 
     def remember(self, tenant: str, key: str, request_hash: bytes, response: Response) -> None:
@@ -390,8 +390,8 @@ class DecisionWrites:
         gone = self._transaction.execute(sa.delete(IdempotencyRow).where(IdempotencyRow.created_at < before))
         return gone.rowcount
 
-    def _one(self, statement: sa.Select[Any]) -> sa.RowMapping | None:
-        return self._transaction.execute(statement).mappings().first()
+    def _one(self, statement: sa.Select[Any], **values: Any) -> sa.RowMapping | None:
+        return self._transaction.execute(statement, **values).mappings().first()
 
 
 def replayed(row: sa.RowMapping, key: str, request_hash: bytes) -> Response:
