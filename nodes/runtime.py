@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from models.features import TrainingData
 from nodes.alignment import Alignment, EntityProvider
 from nodes.key_epoch import KeyEpoch
+from nodes.ledger_witness import LedgerWitness
 from nodes.membership import Membership
 from nodes.participation import Participation
 from nodes.store import NodeStore, RunRecord
@@ -65,6 +66,7 @@ class NodeRuntime:
         now: Wall clock as ISO 8601 text, for the journal.
         entities: The consented entities of this member's rows; None at a node that aligns with nobody.
         vertical: This node's side of vertical runs, where it takes part in them.
+        witness: Co-signs the ledger's checkpoints, where the node does.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class NodeRuntime:
         now: Callable[[], str],
         entities: EntityProvider | None = None,
         vertical: VerticalHandlers | None = None,
+        witness: LedgerWitness | None = None,
     ) -> None:
         self._entities = entities
         self._alignments: dict[str, Alignment] = {}
@@ -100,6 +103,7 @@ class NodeRuntime:
             "artefact": self._artefact,
             "end": self._end,
             **(vertical.handlers if vertical is not None else {}),
+            **(witness.handlers if witness is not None else {}),
         }
 
     def handle(self, action: str, body: bytes) -> bytes:

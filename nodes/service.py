@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from models.features import TrainingData
 from nodes.contract import aligned_entities, check_rows, prepare_rows
 from nodes.fleet import FleetConnection, run_node
 from nodes.identity import load_identity
+from nodes.ledger_witness import LedgerWitness
 from nodes.membership import Membership
 from nodes.readiness import require_ready
 from nodes.runtime import NodeRuntime
@@ -181,7 +183,10 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
     store = NodeStore(settings.state_dir)
     rows = CheckedAlignedRows(membership, settings)
     vertical = VerticalHandlers(membership, rows, store, rng=os.urandom, now=_now)
-    runtime = NodeRuntime(membership, data, store, rng=os.urandom, now=_now, entities=entities, vertical=vertical)
+    witness = LedgerWitness(membership, store, now=_now, now_s=time.time)
+    runtime = NodeRuntime(
+        membership, data, store, rng=os.urandom, now=_now, entities=entities, vertical=vertical, witness=witness
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

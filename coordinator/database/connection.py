@@ -63,8 +63,11 @@ def writing_engine(url: URL, *, survives_power_cut: bool = True) -> Engine:
 
 
 def reading_engine(url: URL) -> Engine:
-    """An engine for reads, beside the writer."""
-    return _engine(url, begin="begin", pool_size=_READERS, survives_power_cut=True)
+    """An engine for reads, beside the writer: all reads of a transaction see one state."""
+    engine = _engine(url, begin="begin", pool_size=_READERS, survives_power_cut=True)
+    if url.get_backend_name() == POSTGRESQL:
+        return engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+    return engine
 
 
 def _engine(url: URL, *, begin: str, pool_size: int, survives_power_cut: bool) -> Engine:

@@ -15,6 +15,8 @@ import sqlalchemy as sa
 
 from coordinator.database.errors import RecordRefused
 from coordinator.database.schema import (
+    CheckpointRow,
+    CosignatureRow,
     DecisionRow,
     DeliveryRow,
     EventRow,
@@ -34,6 +36,7 @@ from coordinator.decisions.errors import (
     ReviewRefused,
     StatusConflict,
 )
+from coordinator.decisions.ledgered import decision_entry, offer_entry, transition_entry
 from coordinator.decisions.records import (
     DecisionRecord,
     InboundEvent,
@@ -62,15 +65,8 @@ from coordinator.decisions.rows import (
     review_of,
     sorted_json,
 )
-from coordinator.ledger.commitments import SALT_BYTES, commitment
-from coordinator.ledger.entries import (
-    DecisionEntry,
-    Entry,
-    OfferEntry,
-    TransitionEntry,
-    encode_entry,
-    time_text,
-)
+from coordinator.ledger.commitments import SALT_BYTES
+from coordinator.ledger.entries import Entry, encode_entry
 
 
 class DecisionWrites:
@@ -97,6 +93,19 @@ class DecisionWrites:
         """
         return self._transaction.append(entry.kind, encode_entry(entry))
 
+    def keep_checkpoint(self, size: int, root: bytes, note: str) -> None:
+        """Keep a checkpoint that is about to be sent to witnesses, unless it is kept already."""
+        kept = self._transaction.execute(sa.select(CheckpointRow.size).where(CheckpointRow.size == size)).first()
+        if kept is None:
+            self._transaction.insert(CheckpointRow, size=size, root=root, note=note, created_at=self.now)
+
+    def keep_cosignature(self, size: int, witness: str, line: str) -> None:
+        """Keep a witness's line, once it was verified; a later one replaces it."""
+        self._transaction.execute(
+            sa.delete(CosignatureRow).where(CosignatureRow.size == size, CosignatureRow.witness == witness)
+        )
+        self._transaction.insert(CosignatureRow, size=size, witness=witness, line=line, at=self.now)
+
     # -- decisions ------------------------------------------------------------------------------------
 
     def add_decision(
@@ -110,20 +119,7 @@ class DecisionWrites:
             degraded: Whether a role was silent.
         """
         salt = self._rng(SALT_BYTES)
-        entry = self.append(
-            DecisionEntry(
-                at=time_text(record.created_at),
-                decision=commitment(salt, "decision", record.id.encode()),
-                tenant=commitment(salt, "tenant", record.tenant.encode()),
-                inputs=commitment(salt, "inputs", record.inputs_hash),
-                record=commitment(salt, "record", record.canonical()),
-                policies=dict(record.policy_versions),
-                model=record.model_version,
-                mode=record.mode,
-                survivors=tuple(survivors),
-                degraded=degraded,
-            )
-        )
+        entry = self.append(decision_entry(record, salt, survivors=survivors, degraded=degraded))
         self._transaction.insert(DecisionRow, **decision_row(record, salt=salt, entry=entry))
         return StoredDecision(record=record, status=record.initial_status, transitions=0, entry=entry, salt=salt)
 
@@ -166,14 +162,7 @@ class DecisionWrites:
             at=self.now,
             entry=-1,
         )
-        entry = self.append(
-            TransitionEntry(
-                at=time_text(self.now),
-                decision=commitment(stored.salt, "decision", decision_id.encode()),
-                record=commitment(stored.salt, "transition", transition.canonical()),
-                to=to,
-            )
-        )
+        entry = self.append(transition_entry(transition, stored.salt))
         transition = replace(transition, entry=entry)
         self._transaction.insert(TransitionRow, **vars(transition))
         self._transaction.execute(
@@ -214,15 +203,7 @@ class DecisionWrites:
             raise RecordRefused(
                 f"Offer {record.id}: expected the decision that it names, of its tenant, found another."
             )
-        salt = decision.salt
-        entry = self.append(
-            OfferEntry(
-                at=time_text(record.created_at),
-                decision=commitment(salt, "decision", record.decision_id.encode()),
-                offer=commitment(salt, "offer", record.id.encode()),
-                record=commitment(salt, "offer record", record.canonical()),
-            )
-        )
+        entry = self.append(offer_entry(record, decision.salt))
         self._transaction.insert(OfferRow, **offer_row(record, entry=entry))
         return StoredOffer(record=record, status="open", closed_at=None, entry=entry)
 

@@ -1,0 +1,111 @@
+"""The log as it is stored: its head, its entries, and the subtrees that proofs are made of.
+
+Leaf hashes stand in the entries' rows, the roots of subtrees of 256, 65536, ... leaves in rows of their own. A proof
+for one of a million entries reads some five hundred hashes in twenty statements; nothing is kept in memory, so a
+restart costs nothing, and several processes may read and append at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+
+from coordinator.database.schema import LedgerEntryRow, LedgerHeadRow, LedgerNodeRow
+from coordinator.database.transaction import STORED_LEVELS
+from policies.errors import UserError
+from protos.ledger import merkle
+from protos.ledger.merkle import Frontier, subtree_of
+
+
+class LedgerDamaged(UserError):
+    """The stored log is not what was appended."""
+
+
+@dataclass(frozen=True)
+class StoredEntry:
+    """One entry as stored; nothing here says that it is what was appended."""
+
+    entry: int
+    kind: str
+    body: bytes
+    leaf_hash: bytes
+
+
+class Log:
+    """Reads the log over a connection.
+
+    Args:
+        connection: For reads.
+    """
+
+    def __init__(self, connection: sa.Connection) -> None:
+        self._connection = connection
+
+    def head(self) -> Frontier:
+        """Size and frontier as last committed.
+
+        Raises:
+            LedgerDamaged: The head is not one that appends could have left.
+        """
+        size, raw = self._connection.execute(sa.select(LedgerHeadRow.size, LedgerHeadRow.frontier)).one()
+        try:
+            return Frontier.from_bytes(size, raw)
+        except ValueError as problem:
+            raise LedgerDamaged(f"The ledger's head: {problem}; restore the database from a backup.") from None
+
+    def entry(self, entry: int) -> StoredEntry | None:
+        """One entry, or None behind the log's end."""
+        return next(self.entries(entry, entry + 1), None)
+
+    def entries(self, begin: int, end: int) -> Iterator[StoredEntry]:
+        """Entries [begin, end) in order; a missing one is left out."""
+        statement = (
+            sa.select(LedgerEntryRow.entry, LedgerEntryRow.kind, LedgerEntryRow.body, LedgerEntryRow.leaf_hash)
+            .where(LedgerEntryRow.entry >= begin, LedgerEntryRow.entry < end)
+            .order_by(LedgerEntryRow.entry)
+        )
+        for number, kind, body, leaf in self._connection.execution_options(yield_per=1000).execute(statement):
+            yield StoredEntry(number, kind, body.encode(), leaf)
+
+    def subtree(self, level: int, position: int) -> bytes:
+        """Root of the perfect subtree of 2**level leaves that begins at leaf position * 2**level.
+
+        Raises:
+            LedgerDamaged: Rows of it are missing.
+        """
+        stored = level - level % STORED_LEVELS
+        width = 1 << (level - stored)
+        begin = position * width
+        if stored == 0:
+            statement = sa.select(LedgerEntryRow.leaf_hash).where(
+                LedgerEntryRow.entry >= begin, LedgerEntryRow.entry < begin + width
+            )
+            statement = statement.order_by(LedgerEntryRow.entry)
+        else:
+            statement = sa.select(LedgerNodeRow.hash).where(
+                LedgerNodeRow.level == stored,
+                LedgerNodeRow.position >= begin,
+                LedgerNodeRow.position < begin + width,
+            )
+            statement = statement.order_by(LedgerNodeRow.position)
+        hashes = self._connection.execute(statement).scalars().all()
+        if len(hashes) != width:
+            raise LedgerDamaged(
+                f"The ledger: expected {width} hashes at level {stored} from position {begin}, found {len(hashes)};"
+                " run `tallystick ledger verify` on the database, then restore it from a backup."
+            )
+        return subtree_of(hashes)
+
+    def root(self, size: int) -> bytes:
+        """Root of the first `size` entries."""
+        return merkle.tree_root(size, self.subtree)
+
+    def inclusion_proof(self, entry: int, size: int) -> tuple[bytes, ...]:
+        """The path from an entry to the root of the first `size`."""
+        return merkle.inclusion_proof(entry, size, self.subtree)
+
+    def consistency_proof(self, old_size: int, size: int) -> tuple[bytes, ...]:
+        """Proof that the first `size` entries continue the first `old_size`."""
+        return merkle.consistency_proof(old_size, size, self.subtree)
