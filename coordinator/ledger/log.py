@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import sqlalchemy as sa
 
@@ -17,6 +18,14 @@ from coordinator.database.transaction import STORED_LEVELS
 from policies.errors import UserError
 from protos.ledger import merkle
 from protos.ledger.merkle import Frontier, subtree_of
+
+_PIECE: Final = 1000
+_ENTRIES: Final = (
+    sa.select(LedgerEntryRow.entry, LedgerEntryRow.kind, LedgerEntryRow.body, LedgerEntryRow.leaf_hash)
+    .where(LedgerEntryRow.entry >= sa.bindparam("begin"), LedgerEntryRow.entry < sa.bindparam("end"))
+    .order_by(LedgerEntryRow.entry)
+    .limit(_PIECE)
+)
 
 
 class LedgerDamaged(UserError):
@@ -60,14 +69,14 @@ class Log:
         return next(self.entries(entry, entry + 1), None)
 
     def entries(self, begin: int, end: int) -> Iterator[StoredEntry]:
-        """Entries [begin, end) in order; a missing one is left out."""
-        statement = (
-            sa.select(LedgerEntryRow.entry, LedgerEntryRow.kind, LedgerEntryRow.body, LedgerEntryRow.leaf_hash)
-            .where(LedgerEntryRow.entry >= begin, LedgerEntryRow.entry < end)
-            .order_by(LedgerEntryRow.entry)
-        )
-        for number, kind, body, leaf in self._connection.execution_options(yield_per=1000).execute(statement):
-            yield StoredEntry(number, kind, body.encode(), leaf)
+        """Entries [begin, end) in order, read in pieces; a missing one is left out."""
+        while begin < end:
+            piece = self._connection.execute(_ENTRIES, {"begin": begin, "end": end}).all()
+            for number, kind, body, leaf in piece:
+                yield StoredEntry(number, kind, body.encode(), leaf)
+            if len(piece) < _PIECE:
+                return
+            begin = piece[-1].entry + 1
 
     def subtree(self, level: int, position: int) -> bytes:
         """Root of the perfect subtree of 2**level leaves that begins at leaf position * 2**level.

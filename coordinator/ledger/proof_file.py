@@ -15,6 +15,7 @@ from coordinator.decisions.records import StoredDecision, canonical_json
 from coordinator.ledger.checkpoints import InclusionEvidence
 from coordinator.ledger.commitments import commitment
 from coordinator.ledger.entries import DecisionEntry, Entry, parse_entry
+from coordinator.ledger.export import encode_line
 from coordinator.ledger.export_check import cosigned
 from policies.errors import UserError
 from policies.ledger_keys import LedgerKeys
@@ -76,7 +77,7 @@ def verify_evidence(raw: bytes, keys: LedgerKeys) -> EvidenceReport:
         content = json.loads(raw)
         if content["format"] != FORMAT or not _KEYS <= content.keys() <= _KEYS | {"decision"}:
             raise EvidenceRefused(f"Expected a file of format {FORMAT}, found another one; give a ledger proof.")
-        entry, body = content["entry"], canonical_json(content["body"])
+        entry, body = content["entry"], encode_line(content["body"])[:-1]
         proof = tuple(bytes.fromhex(one) for one in content["proof"])
         note = parse_note(content["checkpoint"].encode())
         if type(entry) is not int or not 0 <= entry < MAX_SIZE:
