@@ -155,7 +155,7 @@ class _Audit:
 
     def _stored_subtrees(self) -> dict[tuple[int, int], bytes]:
         statement = sa.select(LedgerNodeRow.level, LedgerNodeRow.position, LedgerNodeRow.hash)
-        return {(level, position): found for level, position, found in self._connection.execute(statement).tuples()}
+        return {(level, position): found for level, position, found in self._connection.execute(statement)}
 
     def _known_roots(self, signed: Checkpoint | None) -> dict[int, list[tuple[str, Checkpoint]]]:
         """Where in the log a root is known, and from what."""
@@ -163,7 +163,7 @@ class _Audit:
         if signed is not None:
             known[signed.size] = [("the newest signed checkpoint", signed)]
         statement = sa.select(CheckpointRow.size, CheckpointRow.root, CheckpointRow.note).order_by(CheckpointRow.size)
-        for size, root, text in self._connection.execute(statement).tuples().all():
+        for size, root, text in self._connection.execute(statement).all():
             row = f"the checkpoint of {size} entries"
             try:
                 checkpoint = self._checkpoint(size, text)

@@ -90,9 +90,7 @@ def misplaced(connection: sa.Connection) -> Iterator[tuple[int, str]]:
     wrong = (DecisionRow.transitions != steps) | (
         DecisionRow.status != sa.func.coalesce(reached, DecisionRow.initial_status)
     )
-    yield from connection.execute(
-        sa.select(DecisionRow.entry, DecisionRow.id).where(wrong).order_by(DecisionRow.entry)
-    ).tuples()
+    yield from connection.execute(sa.select(DecisionRow.entry, DecisionRow.id).where(wrong).order_by(DecisionRow.entry))
 
 
 def _row(kind: str, row: sa.RowMapping) -> LedgeredRow:

@@ -61,7 +61,7 @@ def export_lines(store: DecisionStore, checkpointer: Checkpointer, keys: LedgerK
     with store.reading() as connection:
         kept = {
             size: with_cosignatures(connection, size, note)
-            for size, note in connection.execute(sa.select(CheckpointRow.size, CheckpointRow.note)).tuples()
+            for size, note in connection.execute(sa.select(CheckpointRow.size, CheckpointRow.note))
         }
         kept.setdefault(newest.checkpoint.size, newest)
         for line in _content(Log(connection), checkpointer, keys, kept, newest.checkpoint.size):

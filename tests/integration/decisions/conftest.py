@@ -158,3 +158,9 @@ def make(store):
         offer = staticmethod(lambda *arguments, **changes: an_offer(store, *arguments, **changes))
 
     return Make
+
+
+@pytest.fixture
+def make_decision():
+    """A decision of any store: `make_decision(store, number, **fields)`."""
+    return a_decision
