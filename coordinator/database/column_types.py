@@ -1,9 +1,12 @@
-"""Column types that mean the same on SQLite and PostgreSQL: exact decimals, points in time."""
+"""Column types that mean the same on SQLite and PostgreSQL: exact decimals, points in time.
+
+SQLite keeps both as text, in one form each: another form of the same value was not written here, and is refused.
+"""
 
 from __future__ import annotations
 
 import datetime as dt
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import sqlalchemy as sa
@@ -31,20 +34,31 @@ class ExactDecimal(TypeDecorator[Decimal]):
         return value if dialect.name == "postgresql" else format(value, "f")
 
     def process_result_value(self, value: Any, dialect: Dialect) -> Decimal | None:
-        """The decimal as it was given."""
-        del dialect
-        return None if value is None else Decimal(value)
+        """The decimal as it was given.
+
+        Raises:
+            ValueError: The text is not what was written.
+        """
+        if value is None or dialect.name == "postgresql":
+            return None if value is None else Decimal(value)
+        try:
+            decimal = Decimal(value)
+        except (InvalidOperation, TypeError):
+            raise ValueError(f"expected a decimal, found {value!r:.40}") from None
+        if format(decimal, "f") != value:
+            raise ValueError(f"expected a decimal in digits, found {value!r:.40}")
+        return decimal
 
 
 class UtcTime(TypeDecorator[dt.datetime]):
     """A point in time to the microsecond: `timestamptz` on PostgreSQL, UTC text on SQLite; aware on both sides."""
 
-    impl = sa.DateTime
+    impl = sa.String(26)
     cache_ok = True
 
     def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
-        """With a time zone where the database knows them."""
-        return dialect.type_descriptor(sa.DateTime(timezone=dialect.name == "postgresql"))
+        """With a time zone where the database knows them; as text that sorts by time where it does not."""
+        return dialect.type_descriptor(sa.DateTime(timezone=True) if dialect.name == "postgresql" else sa.String(26))
 
     def process_bind_param(self, value: dt.datetime | None, dialect: Dialect) -> Any:
         """Refuses a naive time, which would mean another moment on another machine."""
@@ -53,10 +67,26 @@ class UtcTime(TypeDecorator[dt.datetime]):
         if value.tzinfo is None:
             raise ValueError("expected a time with its time zone, found one without; use datetime.now(UTC)")
         utc = value.astimezone(dt.UTC)
-        return utc if dialect.name == "postgresql" else utc.replace(tzinfo=None)
+        return utc if dialect.name == "postgresql" else _text(utc)
 
-    def process_result_value(self, value: Any, dialect: Dialect) -> dt.datetime | None:
-        """The time in UTC."""
-        if not isinstance(value, dt.datetime):
+    def process_result_value(self, value: Any, dialect: Dialect) -> dt.datetime | None:  # noqa: ARG002 - its name
+        """The time in UTC.
+
+        Raises:
+            ValueError: The text is not what was written.
+        """
+        if value is None:
             return None
-        return value.astimezone(dt.UTC) if dialect.name == "postgresql" else value.replace(tzinfo=dt.UTC)
+        try:
+            if isinstance(value, dt.datetime):  # PostgreSQL's
+                return value.astimezone(dt.UTC)
+            time = dt.datetime.fromisoformat(value).replace(tzinfo=dt.UTC)
+        except (ValueError, TypeError):
+            raise ValueError(f"expected a time, found {value!r:.40}") from None
+        if _text(time) != value:
+            raise ValueError(f"expected a time as YYYY-MM-DD HH:MM:SS.ffffff, found {value!r:.40}")
+        return time
+
+
+def _text(utc: dt.datetime) -> str:
+    return utc.replace(tzinfo=None).isoformat(" ", "microseconds")

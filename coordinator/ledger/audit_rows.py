@@ -24,6 +24,9 @@ STATEMENTS: Final = {
     "transition": TRANSITIONS.add_columns(_SALT).join_from(TransitionRow, DecisionRow),
     "offer": OFFERS.add_columns(_SALT).join_from(OfferRow, DecisionRow, OfferRow.decision_id == DecisionRow.id),
 }
+_UNREADABLE: Final = (UserError, ValueError, ArithmeticError, TypeError, AttributeError)
+"""What a column's type or a record makes of a value that none of ours can have written."""
+_NAME: Final = {"decision": DecisionRow.id, "transition": TransitionRow.decision_id, "offer": OfferRow.id}
 _ENTRY: Final = {"decision": DecisionRow.entry, "transition": TransitionRow.entry, "offer": OfferRow.entry}
 
 
@@ -64,12 +67,13 @@ def ledgered_rows(connection: sa.Connection, kind: str) -> Iterator[LedgeredRow]
         behind = column > sa.literal(last)
         try:
             rows = connection.execute(statement.where(behind).order_by(column).limit(limit)).mappings().all()
-        except (ValueError, ArithmeticError):  # a value that its column's type cannot be made of
+        except _UNREADABLE:
             if limit > 1:
                 limit = 1
                 continue
-            last = connection.execute(sa.select(column).where(behind).order_by(column).limit(1)).scalar_one()
-            yield LedgeredRow(_position(last), f"the {kind} of entry {last!s:.20}", None)
+            bare = sa.select(column, _NAME[kind]).where(behind).order_by(column).limit(1)
+            last, name = connection.execute(bare).one()
+            yield LedgeredRow(_position(last), f"{kind} {name}", None)
             limit = _PIECE
             continue
         for row in rows:
@@ -97,7 +101,7 @@ def _row(kind: str, row: sa.RowMapping) -> LedgeredRow:
     name = f"{kind} {row['decision_id'] if kind == 'transition' else row['id']}"
     try:
         expected = _EXPECTED[kind](row)
-    except (UserError, ValueError, TypeError, ArithmeticError):  # values that no record of ours can have
+    except _UNREADABLE:
         expected = None
     return LedgeredRow(_position(row["entry"]), name, expected)
 
