@@ -34,7 +34,7 @@ def _ledger() -> None:
 
 
 @app.command(
-    epilog="Examples: tallystick ledger verify ledger.jsonl --agreement agreement.toml;"
+    epilog="Example: tallystick ledger verify ledger.jsonl --agreement agreement.toml, or"
     " tallystick ledger verify --settings coordinator.toml"
 )
 def verify(

@@ -99,8 +99,8 @@ class ReleaseEntry(_Entry):
 
     kind: Literal["release"] = "release"
     run: Word
-    model: Hash
-    """SHA-256 of the released artefact."""
+    model: Hash | None
+    """SHA-256 of the released artefact; none where the members keep the model."""
     table: Hash
     """SHA-256 of the signed table of figures."""
     signers: Members

@@ -10,6 +10,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+_ABOUT_RUNS = sa.text("kind in ('opening', 'release')")
 _BIG_ID = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 _SQLITE_GUARDS = (
@@ -41,6 +42,9 @@ def upgrade() -> None:
         sa.Column("body", sa.Text(), nullable=False),
         sa.Column("leaf_hash", sa.LargeBinary(length=32), nullable=False),
         sa.PrimaryKeyConstraint("entry", name=op.f("pk_ledger_entries")),
+    )
+    op.create_index(
+        "ix_ledger_entries_of_runs", "ledger_entries", ["kind"], sqlite_where=_ABOUT_RUNS, postgresql_where=_ABOUT_RUNS
     )
     op.create_table(
         "ledger_head",
