@@ -1,13 +1,13 @@
 """The log as it is stored: its head, its entries, and the subtrees that proofs are made of.
 
 Leaf hashes stand in the entries' rows, the roots of subtrees of 256, 65536, ... leaves in rows of their own. A proof
-for one of a million entries reads some five hundred hashes in twenty statements; nothing is kept in memory, so a
-restart costs nothing, and several processes may read and append at once.
+for one of a million entries reads a thousand hashes in a few statements; nothing is kept in memory, so a restart
+costs nothing, and several processes may read and append at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -26,6 +26,21 @@ _ENTRIES: Final = (
     .order_by(LedgerEntryRow.entry)
     .limit(_PIECE)
 )
+TILE: Final = 1 << STORED_LEVELS
+_LEAVES: Final = (
+    sa.select(LedgerEntryRow.entry, LedgerEntryRow.leaf_hash)
+    .where(LedgerEntryRow.entry >= sa.bindparam("begin"), LedgerEntryRow.entry < sa.bindparam("end"))
+    .order_by(LedgerEntryRow.entry)
+)
+_NODES: Final = (
+    sa.select(LedgerNodeRow.position, LedgerNodeRow.hash)
+    .where(
+        LedgerNodeRow.level == sa.bindparam("level"),
+        LedgerNodeRow.position >= sa.bindparam("begin"),
+        LedgerNodeRow.position < sa.bindparam("end"),
+    )
+    .order_by(LedgerNodeRow.position)
+)
 
 
 class LedgerDamaged(UserError):
@@ -43,7 +58,7 @@ class StoredEntry:
 
 
 class Log:
-    """Reads the log over a connection.
+    """Reads the log over a connection, in one transaction: what it has read once it does not read again.
 
     Args:
         connection: For reads.
@@ -51,6 +66,7 @@ class Log:
 
     def __init__(self, connection: sa.Connection) -> None:
         self._connection = connection
+        self._tiles: dict[tuple[int, int], Sequence[bytes]] = {}
 
     def head(self) -> Frontier:
         """Size and frontier as last committed.
@@ -86,26 +102,28 @@ class Log:
         """
         stored = level - level % STORED_LEVELS
         width = 1 << (level - stored)
-        begin = position * width
-        if stored == 0:
-            statement = sa.select(LedgerEntryRow.leaf_hash).where(
-                LedgerEntryRow.entry >= begin, LedgerEntryRow.entry < begin + width
-            )
-            statement = statement.order_by(LedgerEntryRow.entry)
-        else:
-            statement = sa.select(LedgerNodeRow.hash).where(
-                LedgerNodeRow.level == stored,
-                LedgerNodeRow.position >= begin,
-                LedgerNodeRow.position < begin + width,
-            )
-            statement = statement.order_by(LedgerNodeRow.position)
-        hashes = self._connection.execute(statement).scalars().all()
+        number, begin = divmod(position * width, TILE)
+        hashes = self._tile(stored, number)[begin : begin + width]
         if len(hashes) != width:
             raise LedgerDamaged(
-                f"The ledger: expected {width} hashes at level {stored} from position {begin}, found {len(hashes)};"
-                " run `tallystick ledger verify` on the database, then restore it from a backup."
+                f"The ledger: expected {width} hashes at level {stored} from position {position * width}, found"
+                f" {len(hashes)}; run `tallystick ledger verify` on the database, then restore it from a backup."
             )
         return subtree_of(hashes)
+
+    def _tile(self, level: int, number: int) -> Sequence[bytes]:
+        """Up to 256 neighbouring hashes of a stored level: a proof needs several of them, and they cost one read."""
+        if (level, number) not in self._tiles:
+            begin = {"level": level, "begin": number * TILE, "end": (number + 1) * TILE}
+            rows = self._connection.execute(_LEAVES if level == 0 else _NODES, begin).all()
+            expected = range(number * TILE, number * TILE + len(rows))
+            if [row[0] for row in rows] != list(expected):
+                raise LedgerDamaged(
+                    f"The ledger: expected hashes without a gap at level {level} from position {number * TILE}, found"
+                    " one missing; run `tallystick ledger verify` on the database, then restore it from a backup."
+                )
+            self._tiles[level, number] = [row[1] for row in rows]
+        return self._tiles[level, number]
 
     def root(self, size: int) -> bytes:
         """Root of the first `size` entries."""
