@@ -161,16 +161,18 @@ class GroupCommit:
 
 def _translated(problem: Exception) -> Exception:
     """A database's error as one of ours; any other as it is."""
-    if isinstance(problem, sa.exc.IntegrityError):
+    if not isinstance(problem, sa.exc.SQLAlchemyError):
+        return problem
+    # A statement's own error that is not the driver's: a value that a column's type refuses.
+    refused = isinstance(problem, sa.exc.StatementError) and not isinstance(problem, sa.exc.DBAPIError)
+    if refused or isinstance(problem, sa.exc.IntegrityError | sa.exc.DataError):
         return RecordRefused(
             f"Expected rows that the tables allow, found one that they do not ({_first_line(problem)}); correct it."
         )
-    if isinstance(problem, sa.exc.SQLAlchemyError):
-        return StoreUnavailable(
-            f"Expected the decisions' database to take a write, found {_first_line(problem)};"
-            " send the request again with the same Idempotency-Key."
-        )
-    return problem
+    return StoreUnavailable(
+        f"Expected the decisions' database to take a write, found {_first_line(problem)};"
+        " send the request again with the same Idempotency-Key."
+    )
 
 
 def _first_line(problem: sa.exc.SQLAlchemyError) -> str:

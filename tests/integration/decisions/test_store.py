@@ -115,7 +115,7 @@ def test_a_float_is_not_taken_for_an_amount(make, store):
 def test_a_naive_time_is_refused_before_it_means_another_moment(make, store):
     event = an_event(occurred_at=dt.datetime(2026, 11, 25))  # noqa: DTZ001 - the point
 
-    with pytest.raises(Exception, match="with its time zone"):
+    with pytest.raises(RecordRefused, match="with its time zone"):
         store.commit_blocking(lambda writes: writes.add_event(event))
 
 
@@ -311,7 +311,8 @@ def test_work_that_raises_takes_its_own_rows_back_and_nobody_elses(store, make):
     assert store.decisions("acme", applicant="never").rows == ()
 
 
-def test_work_that_raises_behind_a_read_takes_its_own_rows_back_too(store, make):
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_work_that_raises_behind_a_read_takes_its_own_rows_back_too(store, make, place):
     def broken(writes):
         record = make.decision(99, applicant="never")
         writes.add_decision(record)
@@ -319,11 +320,11 @@ def test_work_that_raises_behind_a_read_takes_its_own_rows_back_too(store, make)
         raise Broken
 
     good = [make.decision(number) for number in range(2)]
-    units = [lambda writes: writes.add_decision(good[0]), broken, lambda writes: writes.add_decision(good[1])]
-    outcomes = together(store, units)
+    units = [lambda writes, one=record: writes.add_decision(one) for record in good]
+    outcomes = together(store, [*units[:place], broken, *units[place:]])
 
-    assert isinstance(outcomes[1], Broken)
-    assert [outcomes[0].entry, outcomes[2].entry] == [0, 1]
+    assert isinstance(outcomes.pop(place), Broken)
+    assert [outcome.entry for outcome in outcomes] == [0, 1]
     assert size(store) == 2
     assert store.decisions("acme", applicant="never").rows == ()
 
@@ -409,6 +410,52 @@ def test_a_caller_who_is_cancelled_does_not_take_a_committed_decision_back(store
     store.commit_blocking(lambda _: None)  # behind it
 
     assert store.decision("acme", record.id) is not None
+
+
+def test_a_connection_that_the_server_closed_is_made_anew(store, make, sql, decisions_url):
+    if decisions_url.startswith("sqlite"):
+        return  # there is no server
+    backend = store.commit_blocking(
+        lambda writes: writes._transaction.execute(sa.text("select pg_backend_pid()")).scalar_one()
+    )
+    sql("select pg_terminate_backend(:backend)", backend=backend)
+
+    record = make.decision()
+    assert store.commit_blocking(lambda writes: writes.add_decision(record)).record == record
+
+
+def test_a_connection_that_dies_under_its_work_loses_that_work_alone(store, make, sql, decisions_url):
+    if decisions_url.startswith("sqlite"):
+        return
+
+    def dying(writes):
+        writes.add_decision(make.decision())
+        backend = writes._transaction.execute(sa.text("select pg_backend_pid()")).scalar_one()
+        sql("select pg_terminate_backend(:backend)", backend=backend)
+
+    with pytest.raises(StoreUnavailable, match="same Idempotency-Key"):
+        store.commit_blocking(dying)
+    record = make.decision()
+    assert store.commit_blocking(lambda writes: writes.add_decision(record)).entry == 0
+
+
+def test_a_full_disk_refuses_a_decision_whole_and_the_next_one_that_fits_is_taken(store, make, decisions_url):
+    if not decisions_url.startswith("sqlite"):
+        return  # the server's disk is not ours to fill
+
+    def limit(pages):
+        return lambda writes: writes._transaction.execute(sa.text(f"pragma max_page_count = {pages}")).scalar_one()
+
+    store.commit_blocking(limit(1))  # the file stays as large as it is, and grows no more
+    with pytest.raises(StoreUnavailable, match="full"):
+        store.commit_blocking(
+            lambda writes: [writes.add_decision(make.decision(at, document="x" * 50_000)) for at in range(20)]
+        )
+    assert size(store) == 0
+    store.commit_blocking(limit(1_000_000))
+
+    record = make.decision()
+    assert store.commit_blocking(lambda writes: writes.add_decision(record)).entry == 0
 
 
 # -- events, offers, reviews, webhooks ------------------------------------------------------------------
