@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 
 from coordinator.flower_superlink import SuperLinkService
+from coordinator.ledger.keeper import LedgerKeeper
 from coordinator.revocations import RevocationLists
 from coordinator.scoring_front import ScoringFront
 from coordinator.scoring_gateway import ScoringGateway
@@ -47,6 +48,7 @@ def _serve(settings: CoordinatorSettings, announce: Callable[[str], None]) -> in
     agreement = load_agreement(settings.agreement_path)
     identity = SigningKey(load_identity_key(settings.identity_key_path))
     store = CoordinatorStore(settings.state_dir)
+    ledger = LedgerKeeper.open(settings, agreement, identity)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -62,12 +64,14 @@ def _serve(settings: CoordinatorSettings, announce: Callable[[str], None]) -> in
     ) as fleet:
         announce(f"listening on {settings.listen_host}:{fleet.fleet_port}")
         front = _start_scoring(settings, agreement, identity, announce)
-        worker = RunWorker(settings, agreement, identity, store, fleet, stop, announce)
+        worker = RunWorker(settings, agreement, identity, store, fleet, stop, announce, ledger)
         worker.start()
         stop.wait()
         worker.join(timeout=2.0)
         if front is not None:
             front.stop()
+    if not worker.is_alive():  # a step that waits for members is left behind, with what it holds
+        ledger.close()
     worker.raise_failure()
     announce("stopped")
     return 0

@@ -76,6 +76,9 @@ class CoordinatorSettings(ClosedModel):
     environment variables."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     scoring: ScoringTerms | None = None
+    decisions_database_url: Annotated[str, Field(min_length=1, max_length=4096)] | None = None
+    """Where decisions and the ledger are kept: sqlite:///PATH or postgresql://USER@HOST/DATABASE; an SQLite file in
+    `state_dir` by default. PostgreSQL's password comes from PGPASSWORD or PGPASSFILE."""
 
     @field_validator("listen_host")
     @classmethod
@@ -93,6 +96,20 @@ class CoordinatorSettings(ClosedModel):
                 " give MLflow its password in MLFLOW_TRACKING_PASSWORD"
             )
         return value
+
+    @field_validator("decisions_database_url")
+    @classmethod
+    def _database_url_holds_no_password(cls, value: str | None) -> str | None:
+        if value is not None and url_holds_password(value):
+            raise ValueError(
+                "expected a url without a password, found one with it; give PostgreSQL its password in PGPASSFILE"
+            )
+        return value
+
+    @property
+    def database_url(self) -> str:
+        """The URL of the decisions' database, with the default filled in."""
+        return self.decisions_database_url or f"sqlite:///{self.state_dir / 'decisions.sqlite'}"
 
     @property
     def tracking_uri(self) -> str:

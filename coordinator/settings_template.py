@@ -41,6 +41,7 @@ fleet_port = {fleet_port}                        # the one port that faces the m
 members_dir = {text(members_dir)}                  # <member>.crt, as `tallystick coordinator admit` writes them
 step_deadline_s = {step_deadline_s!r}                   # time that members have to answer one step
 # mlflow_tracking_uri = "sqlite:////var/lib/tallystick/mlflow.sqlite"    # by default a file in state_dir
+# decisions_database_url = "postgresql://tallystick@db.example/tallystick"    # by default a file in state_dir
 log_level = "info"                       # debug, info, warning or error
 
 [tls]

@@ -5,14 +5,15 @@ from __future__ import annotations
 import datetime as dt
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from coordinator.driver import RunDriver, Waiting
+from coordinator.driver import RunDriver, RunOutcome, Waiting
 from coordinator.engine.steps import Steps
 from coordinator.epoch_opening import EpochOpening
 from coordinator.evidence import build_and_write, build_and_write_tasks
+from coordinator.ledger.keeper import LedgerKeeper
 from coordinator.registry import Registry
 from coordinator.request import RunRequest
 from coordinator.settings import CoordinatorSettings
@@ -48,6 +49,7 @@ class RunWorker(threading.Thread):
         engine: Reaches the members.
         stop: Ends the work after the current step; set by the worker itself if it breaks.
         announce: Called with one line at each milestone.
+        ledger: Is told what runs opened and released, and witnessed between runs; None in some tests.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class RunWorker(threading.Thread):
         engine: Engine,
         stop: threading.Event,
         announce: Callable[[str], None],
+        ledger: LedgerKeeper | None = None,
     ) -> None:
         super().__init__(name="runs", daemon=True)
         self._settings = settings
@@ -68,15 +71,18 @@ class RunWorker(threading.Thread):
         self._engine = engine
         self._stopping = stop
         self._announce = announce
+        self._ledger = ledger
         self._failure: BaseException | None = None
 
     def run(self) -> None:
         """The thread's work; use `start`."""
         try:
+            self._record_what_a_crash_left_out()
             while not self._stopping.is_set():
                 self._tell_ends()
                 stored = self._store.next_run()
                 if stored is None:
+                    self._witness()
                     self._stopping.wait(QUEUE_POLL_S)
                 else:
                     self._announce(f"{stored.run_id}: {'driving' if stored.status == 'queued' else 'taken up again'}")
@@ -108,6 +114,7 @@ class RunWorker(threading.Thread):
             # The one place where anything at all may surface: the run is marked, the trace is in the log.
             log.exception("run %s", run_id)
             self._fail(run_id, f"an internal error, see {self._settings.state_dir / 'coordinator.log'}")
+        self._record_openings(run_id)
 
     def _fail(self, run_id: str, reason: str) -> None:
         """Mark a run that the driver has not marked itself: its evidence could not be written, say."""
@@ -128,12 +135,58 @@ class RunWorker(threading.Thread):
                     driver.finish(run_id)
                 case "vertical":
                     outcomes = driver.vertical(run_id)
+                    self._record_releases(run_id, outcomes)
                     details = build_and_write_tasks(outcomes, self._agreement, folder, registry, created_at=now())
                     driver.finish(run_id, **details)
                 case _:
                     outcome = driver.run(run_id)
+                    self._record_releases(run_id, [outcome])
                     details = build_and_write(outcome, self._agreement, folder, registry, created_at=now())
                     driver.finish(run_id, **details)
+
+    def _record_releases(self, run_id: str, outcomes: Sequence[RunOutcome]) -> None:
+        """Put what members released into the ledger, before it is published."""
+        if self._ledger is not None:
+            for outcome in outcomes:
+                self._ledger.record_release(run_id, outcome.released)
+
+    def _record_openings(self, run_id: str) -> None:
+        """Put into the ledger what a run that is over has opened; whoever could not, does when it starts again."""
+        stored = self._store.run(run_id)
+        if self._ledger is None or stored is None or not stored.proposal:
+            return
+        sums = self._store.sums(run_id)[: self._store.num_finished_sums(run_id)]
+        try:
+            self._ledger.record_openings(run_id, EpochOpening.proposal(stored.proposal).cohort, sums)
+        except UserError as problem:
+            log.exception("the openings of %s are not in the ledger", run_id)
+            self._announce(f"{run_id}: not in the ledger yet: {problem}")
+
+    def _record_what_a_crash_left_out(self) -> None:
+        if self._ledger is None:
+            return
+        known = self._ledger.recorded_runs()
+        for run_id, status, _ in self._store.runs():
+            if status in {"finished", "failed"} and run_id not in known:
+                self._record_openings(run_id)
+
+    def _witness(self) -> None:
+        """Between runs, have the ledger co-signed; a refusal is an alarm, and the coordinator goes on."""
+        if self._ledger is None or not self._engine.online():
+            return
+        try:
+            outcome = self._ledger.witness_if_due(self._engine.open_run)
+        except UserError as problem:
+            log.exception("the ledger could not be witnessed")
+            self._announce(f"ledger: {problem}")
+            return
+        if outcome is None:
+            return
+        for member, refusal in sorted(outcome.refusals.items()):
+            self._announce(f"ledger: ALARM: {member} does not co-sign: {refusal.sentence}")
+        if outcome.witnesses:
+            size = outcome.signed.checkpoint.size
+            self._announce(f"ledger: {size} entries, co-signed by {', '.join(outcome.witnesses)}")
 
     def _method(self, run_id: str) -> str:
         stored = self._store.run(run_id)

@@ -18,6 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from models.features import TrainingData
 from nodes.alignment import Alignment, EntityProvider
 from nodes.key_epoch import KeyEpoch
+from nodes.ledger_witness import LedgerWitness
 from nodes.membership import Membership
 from nodes.store import NodeStore, RunRecord
 from nodes.vertical import VerticalParticipation, VerticalSide
@@ -67,6 +68,7 @@ class NodeRuntime:
         now: Wall clock as ISO 8601 text, for the journal.
         entities: The consented entities of this member's rows; None at a node that aligns with nobody.
         vertical: This member's rows in vertical runs, and what keeps their towers; None where it takes part in none.
+        witness: Co-signs the ledger's checkpoints, where the node does.
     """
 
     def __init__(
@@ -79,6 +81,7 @@ class NodeRuntime:
         now: Callable[[], str],
         entities: EntityProvider | None = None,
         vertical: VerticalSide | None = None,
+        witness: LedgerWitness | None = None,
     ) -> None:
         self._entities = entities
         self._alignments: dict[str, Alignment] = {}
@@ -104,6 +107,7 @@ class NodeRuntime:
             "artefact": self._artefact,
             "vertical": self._train_vertically,
             "end": self._end,
+            **(witness.handlers if witness is not None else {}),
         }
 
     def handle(self, action: str, body: bytes) -> bytes:

@@ -8,6 +8,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from nodes.consent import ConsentFilter, consent_filter
 from nodes.contract import check_rows_of_tasks, prepare_rows
 from nodes.fleet import FleetConnection, run_node
 from nodes.identity import load_identity
+from nodes.ledger_witness import LedgerWitness
 from nodes.membership import Membership
 from nodes.readiness import require_ready
 from nodes.runtime import NodeRuntime
@@ -201,7 +203,16 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
             rows.check(task.name)
     store = NodeStore(settings.state_dir)
     vertical = VerticalSide(rows, TowerKeeper(settings, membership))
-    runtime = NodeRuntime(membership, data, store, rng=os.urandom, now=_now, entities=rows.entities, vertical=vertical)
+    runtime = NodeRuntime(
+        membership,
+        data,
+        store,
+        rng=os.urandom,
+        now=_now,
+        entities=rows.entities,
+        vertical=vertical,
+        witness=LedgerWitness(membership, store, now=_now, now_s=time.time),
+    )
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -88,6 +88,21 @@ create table if not exists label_queries (
     passes integer not null,
     primary key (task, alignment)
 ) strict;
+-- The consortium's ledger as this node has seen it, every checkpoint that it has co-signed.
+create table if not exists witnessed (
+    origin text not null,
+    size integer not null,
+    root blob not null,
+    note blob not null,
+    at text not null,
+    primary key (origin, size)
+) strict;
+-- `fork`: a second note for a size in `witnessed`; `unsure`: this file is a copy, so there may be later checkpoints.
+create table if not exists ledgers (
+    origin text primary key,
+    fork blob not null default x'',
+    unsure integer not null default 0
+) strict;
 create table if not exists journal (
     entry integer primary key autoincrement,
     at text not null,
@@ -237,6 +252,7 @@ class NodeStore:
                 )
                 db.execute("delete from blobs where kind <> 'model'")
                 db.execute("delete from alignments")
+                db.execute("update ledgers set unsure = 1")
         if copied:
             self._forget_what_was_deleted()
 

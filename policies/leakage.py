@@ -120,6 +120,16 @@ LEAKS: tuple[Leak, ...] = (
         lambda _: True,
     ),
     Leak(
+        "ledger-entries",
+        "every reader of the ledger",
+        "When decisions were taken, how their status moved and under which versions of policy and model; which members "
+        "were in each opened sum and score. What was decided, for whom and why only to whoever is given that decision.",
+        "anybody who is given an export",
+        "ledger (A7 iv, C2)",
+        "always",
+        lambda _: True,
+    ),
+    Leak(
         "members-sums",
         "every member",
         "The sum of each step over the contributing members, of which at least {honest} do not collude; "

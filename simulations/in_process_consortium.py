@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import secrets
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -22,6 +23,7 @@ from coordinator.store import CoordinatorStore, Event
 from models.features import TrainingData
 from nodes.contract import prepare_rows
 from nodes.flower_app import Handle, client_app
+from nodes.ledger_witness import LedgerWitness
 from nodes.membership import Membership
 from nodes.runtime import NodeRuntime
 from nodes.store import NodeStore
@@ -215,7 +217,10 @@ class InProcessConsortium:
         membership = Membership(member, self.identities[member], self.agreement, self._policy)
         rows = self.data[member]
         self.node_stores[member] = store
-        self.nodes[member] = NodeRuntime(membership, lambda _task: rows, store, rng=secrets.token_bytes, now=_now)
+        witness = LedgerWitness(membership, store, now=_now, now_s=time.time)
+        self.nodes[member] = NodeRuntime(
+            membership, lambda _task: rows, store, rng=secrets.token_bytes, now=_now, witness=witness
+        )
 
     def _handler(self, member: str) -> Handle:
         def handle(action: str, body: bytes) -> bytes:

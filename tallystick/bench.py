@@ -176,6 +176,29 @@ def scoring(json_path: Json = None) -> None:
     _show("Federated scores", rows)
 
 
+@app.command("decisions", epilog="Example: tallystick bench decisions --json out/decisions.json")
+def decisions(
+    json_path: Json = None,
+    database: Annotated[
+        str | None, typer.Option(help="URL of an empty database; a temporary SQLite file if left out.")
+    ] = None,
+    clients: Annotated[str, typer.Option(help="Callers at once, comma-separated.")] = "1,16,64",
+    number: Annotated[int, typer.Option(min=100, max=1_000_000, help="Decisions a row.")] = 4_000,
+) -> None:
+    """Decisions a second with store and ledger on, beside a floor of one row committed alike."""
+    import tempfile
+
+    from simulations.benchmarks import decisions as measured
+    from simulations.benchmarks.report import write_report
+
+    counts = _numbers("--clients", clients, low=1, high=256)
+    with tempfile.TemporaryDirectory(prefix="tallystick-bench-") as scratch, _lines() as progress:
+        rows = measured.run(database, Path(scratch), counts, number, progress=progress)
+    _show("Decisions taken for good", rows)
+    if json_path is not None:
+        write_report(json_path, "decisions", rows)
+
+
 def _numbers(option: str, text: str, *, low: int, high: int) -> tuple[int, ...]:
     """Whole numbers of a comma-separated option."""
     try:

@@ -136,6 +136,29 @@ def run(
     raise typer.Exit(serve(coordinator_settings, announce=_announce))
 
 
+@app.command()
+def migrate(
+    settings: SettingsPath = Path("coordinator.toml"),
+    database: Annotated[
+        str | None, typer.Option(help="URL of the database instead of the settings' one.", show_default=False)
+    ] = None,
+) -> None:
+    """Bring the decisions' database to the schema of this release; make a backup first.
+
+    Example: tallystick coordinator migrate --settings coordinator/coordinator.toml
+    """
+    from coordinator.database.connection import parse_url, shown_url
+    from coordinator.database.migrate import migrate as bring_up
+
+    url = parse_url(database or load_coordinator_settings(settings).database_url)
+    before, after = bring_up(url)
+    where = shown_url(url)
+    if before == after:
+        print(f"{where} has schema {after} already.")
+    else:
+        print(f"{where}: schema {before or 'none'} -> {after}.")
+
+
 def _signed_agreement(path: Path) -> Agreement:
     agreement = load_agreement(path)
     verify_signatures(agreement, path)

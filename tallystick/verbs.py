@@ -36,6 +36,7 @@ VERBS: dict[str, Verb] = {
     "train": Verb("tallystick.train", "Propose a training run to the members."),
     "score": Verb("tallystick.score", "Score rows with a released model."),
     "card": Verb("tallystick.card", "Show the card of a model."),
+    "ledger": Verb("tallystick.ledger", "Verify, show and export the ledger, and prove what it says."),
     "serve": Verb("tallystick.serve", "Serve scores of a released model over HTTP."),
     "simulate": Verb("tallystick.simulate", "Run the protocol with all members in one process."),
     "bench": Verb("tallystick.bench", "Measure, and write the figures as JSON."),

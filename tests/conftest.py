@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import secrets
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
@@ -152,6 +153,27 @@ def driver_of():
         )
 
     return made
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def decisions_url(request, tmp_path):
+    """URL of an empty database for decisions: an SQLite file, and a schema of its own on a PostgreSQL server."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path / 'decisions.sqlite'}"
+        return
+    server = os.environ.get("TALLYSTICK_POSTGRES_URL", "")
+    if not server:
+        pytest.skip("needs a PostgreSQL server: set TALLYSTICK_POSTGRES_URL to its URL")
+    import sqlalchemy as sa
+
+    schema = f"test_{secrets.token_hex(8)}"
+    url = sa.make_url(server).set(drivername="postgresql+psycopg")
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"create schema {schema}")
+    yield url.update_query_dict({"options": f"-csearch_path={schema}"}).render_as_string(hide_password=False)
+    with engine.begin() as connection:
+        connection.exec_driver_sql(f"drop schema {schema} cascade")
 
 
 @pytest.fixture(scope="session")

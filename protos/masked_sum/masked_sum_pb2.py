@@ -4,38 +4,41 @@
 # source: protos/masked_sum/masked_sum.proto
 # Protobuf Python Version: 6.33.5
 """Generated protocol buffer code."""
-
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
-    _runtime_version.Domain.PUBLIC, 6, 33, 5, "", "protos/masked_sum/masked_sum.proto"
+    _runtime_version.Domain.PUBLIC,
+    6,
+    33,
+    5,
+    '',
+    'protos/masked_sum/masked_sum.proto'
 )
 # @@protoc_insertion_point(imports)
 
 _sym_db = _symbol_database.Default()
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(
-    b'\n"protos/masked_sum/masked_sum.proto\x12\x11protos.masked_sum"\xf6\x01\n\x07Request\x12\x10\n\x08\x65poch_id\x18\x01 \x01(\x0c\x12\t\n\x01k\x18\x02 \x01(\x04\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x0f\n\x07purpose\x18\x05 \x01(\t\x12\x11\n\trequester\x18\x06 \x01(\t\x12\x0e\n\x06window\x18\x07 \x01(\x04\x12\x13\n\x0b\x61sked_at_ms\x18\x08 \x01(\x04\x12\x15\n\rlayout_digest\x18\t \x01(\x0c\x12\x18\n\x10slots_per_entity\x18\n \x01(\r\x12\x0e\n\x06roster\x18\x0b \x03(\t\x12\x10\n\x08\x65ntities\x18\x0c \x01(\x0c\x12\r\n\x05grant\x18\r \x01(\x0c"Y\n\x06Upload\x12\x16\n\x0erequest_digest\x18\x01 \x01(\x0c\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\x17\n\x0fseed_commitment\x18\x03 \x01(\x0c\x12\x0e\n\x06shares\x18\x04 \x01(\x0c"C\n\x06Reveal\x12\x16\n\x0erequest_digest\x18\x01 \x01(\x0c\x12\x11\n\tsurvivors\x18\x02 \x03(\t\x12\x0e\n\x06shares\x18\x03 \x01(\x0c"E\n\tSeedReply\x12\x16\n\x0erequest_digest\x18\x01 \x01(\x0c\x12\x11\n\tsurvivors\x18\x02 \x03(\t\x12\r\n\x05seeds\x18\x03 \x01(\x0c"G\n\nShareReply\x12\x16\n\x0erequest_digest\x18\x01 \x01(\x0c\x12\x11\n\tsurvivors\x18\x02 \x03(\t\x12\x0e\n\x06shares\x18\x03 \x01(\x0c\x62\x06proto3'
-)
+
+
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"protos/masked_sum/masked_sum.proto\x12\x11protos.masked_sum\"\xf6\x01\n\x07Request\x12\x10\n\x08\x65poch_id\x18\x01 \x01(\x0c\x12\t\n\x01k\x18\x02 \x01(\x04\x12\x0c\n\x04task\x18\x03 \x01(\t\x12\x15\n\rmodel_version\x18\x04 \x01(\t\x12\x0f\n\x07purpose\x18\x05 \x01(\t\x12\x11\n\trequester\x18\x06 \x01(\t\x12\x0e\n\x06window\x18\x07 \x01(\x04\x12\x13\n\x0b\x61sked_at_ms\x18\x08 \x01(\x04\x12\x15\n\rlayout_digest\x18\t \x01(\x0c\x12\x18\n\x10slots_per_entity\x18\n \x01(\r\x12\x0e\n\x06roster\x18\x0b \x03(\t\x12\x10\n\x08\x65ntities\x18\x0c \x01(\x0c\x12\r\n\x05grant\x18\r \x01(\x0c\"Y\n\x06Upload\x12\x16\n\x0erequest_digest\x18\x01 \x01(\x0c\x12\x0e\n\x06vector\x18\x02 \x01(\x0c\x12\x17\n\x0fseed_commitment\x18\x03 \x01(\x0c\x12\x0e\n\x06shares\x18\x04 \x01(\x0c\"C\n\x06Reveal\x12\x16\n\x0erequest_digest\x18\x01 \x01(\x0c\x12\x11\n\tsurvivors\x18\x02 \x03(\t\x12\x0e\n\x06shares\x18\x03 \x01(\x0c\"E\n\tSeedReply\x12\x16\n\x0erequest_digest\x18\x01 \x01(\x0c\x12\x11\n\tsurvivors\x18\x02 \x03(\t\x12\r\n\x05seeds\x18\x03 \x01(\x0c\"G\n\nShareReply\x12\x16\n\x0erequest_digest\x18\x01 \x01(\x0c\x12\x11\n\tsurvivors\x18\x02 \x03(\t\x12\x0e\n\x06shares\x18\x03 \x01(\x0c\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
-_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, "protos.masked_sum.masked_sum_pb2", _globals)
+_builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.masked_sum.masked_sum_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
-    DESCRIPTOR._loaded_options = None
-    _globals["_REQUEST"]._serialized_start = 58
-    _globals["_REQUEST"]._serialized_end = 304
-    _globals["_UPLOAD"]._serialized_start = 306
-    _globals["_UPLOAD"]._serialized_end = 395
-    _globals["_REVEAL"]._serialized_start = 397
-    _globals["_REVEAL"]._serialized_end = 464
-    _globals["_SEEDREPLY"]._serialized_start = 466
-    _globals["_SEEDREPLY"]._serialized_end = 535
-    _globals["_SHAREREPLY"]._serialized_start = 537
-    _globals["_SHAREREPLY"]._serialized_end = 608
+  DESCRIPTOR._loaded_options = None
+  _globals['_REQUEST']._serialized_start=58
+  _globals['_REQUEST']._serialized_end=304
+  _globals['_UPLOAD']._serialized_start=306
+  _globals['_UPLOAD']._serialized_end=395
+  _globals['_REVEAL']._serialized_start=397
+  _globals['_REVEAL']._serialized_end=464
+  _globals['_SEEDREPLY']._serialized_start=466
+  _globals['_SEEDREPLY']._serialized_end=535
+  _globals['_SHAREREPLY']._serialized_start=537
+  _globals['_SHAREREPLY']._serialized_end=608
 # @@protoc_insertion_point(module_scope)

@@ -154,3 +154,21 @@ def test_unsafe_node_without_settings_of_a_node_ends_with_one_sentence(tmp_path)
     assert done.returncode == 1
     assert done.stderr.startswith("Error: ")
     assert "Traceback" not in done.stderr
+
+
+def test_decisions_bench_holds_what_it_measured_against_the_ledger(tmp_path, capsys):
+    out = tmp_path / "decisions.json"
+
+    assert main(["bench", "decisions", "--clients", "1,4", "--number", "100", "--json", str(out)]) == 0
+
+    written = json.loads(out.read_text())
+    keys = {"store", "callers", "clients", "per_s", "floor_per_s", "ratio", "p50_ms", "p99_ms"}
+    _assert_flat_report(written, "decisions", keys)
+    assert [(row["callers"], row["clients"]) for row in written["results"]] == [
+        ("event loop", 1),
+        ("event loop", 4),
+        ("threads", 1),
+        ("threads", 4),
+    ]
+    assert all(row["p50_ms"] <= row["p99_ms"] for row in written["results"])
+    assert "Decisions taken for good" in capsys.readouterr().out

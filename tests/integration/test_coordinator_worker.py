@@ -7,8 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 import coordinator.worker
+from coordinator.ledger.entries import parse_entry
+from coordinator.ledger.keeper import LedgerKeeper
+from coordinator.ledger.log import Log
 from coordinator.worker import RunWorker
 from policies.errors import UserError
+from policies.ledger_keys import ledger_keys
 from simulations.in_process_consortium import DEFAULT_RUN_ID
 
 FINISHED = f"{DEFAULT_RUN_ID}: finished"
@@ -38,7 +42,7 @@ class LocalEngine:
 def worker_of(tmp_path):
     """A worker that stops after it has announced a line."""
 
-    def made(engine, *, until, then=lambda: None):
+    def made(engine, *, until, then=lambda: None, ledger=None):
         consortium, stop, lines = engine.consortium, threading.Event(), []
 
         def announce(line):
@@ -49,7 +53,7 @@ def worker_of(tmp_path):
 
         settings = SimpleNamespace(step_deadline_s=60.0, state_dir=tmp_path / "state", mlflow_tracking_uri="")
         worker = RunWorker(
-            settings, consortium.agreement, consortium.operator, consortium.store, engine, stop, announce
+            settings, consortium.agreement, consortium.operator, consortium.store, engine, stop, announce, ledger
         )
         return worker, lines
 
@@ -141,3 +145,90 @@ def test_worker_that_breaks_ends_the_process_with_what_broke_it(found, worker_of
     assert worker._stopping.is_set()
     with pytest.raises(Exception, match="closed database"):
         worker.raise_failure()
+
+
+@pytest.fixture
+def ledger_of(tmp_path):
+    """The ledger of a consortium, as its coordinator's process opens it."""
+    opened = []
+
+    def made(consortium):
+        settings = SimpleNamespace(database_url=f"sqlite:///{tmp_path / 'decisions.sqlite'}", state_dir=tmp_path)
+        opened.append(LedgerKeeper.open(settings, consortium.agreement, consortium.operator))
+        return opened[-1]
+
+    yield made
+    for ledger in opened:
+        ledger.close()
+
+
+def entries(ledger):
+    with ledger._store.reading() as connection:
+        return [parse_entry(one.body) for one in Log(connection).entries(0, 1000)]
+
+
+def test_ledger_says_what_a_run_opened_and_released_and_the_nodes_cosign_it(
+    found, short_run, worker_of, evidence, ledger_of
+):
+    consortium = found()
+    ledger = ledger_of(consortium)
+    consortium.queue(short_run)
+    worker, lines = worker_of(LocalEngine(consortium), until="ledger:", ledger=ledger)
+    worker.run()
+    worker.raise_failure()
+
+    written = entries(ledger)
+    assert [entry.kind for entry in written] == ["release", "opening", "opening", "opening", "opening", "checkpoint"]
+    assert written[0].signers == ("bank-1", "bank-2", "bank-3")
+    assert [(entry.k, entry.survivors, entry.dropped) for entry in written[1:5]] == [
+        (k, ("bank-1", "bank-2", "bank-3"), ()) for k in range(4)
+    ]
+    assert written[5].witnesses == ("bank-1", "bank-2", "bank-3")
+    assert lines[-1] == "ledger: 5 entries, co-signed by bank-1, bank-2, bank-3"
+
+
+def test_ledger_gets_what_a_crash_left_out_once(found, short_run, worker_of, evidence, ledger_of):
+    consortium = found()
+    consortium.queue(short_run)
+    worker, _ = worker_of(LocalEngine(consortium), until=FINISHED)  # killed before it could tell the ledger
+    worker.run()
+    worker.raise_failure()
+    for _ in range(2):
+        ledger = ledger_of(consortium)
+        worker, _ = worker_of(LocalEngine(consortium), until="never", ledger=ledger)
+        worker._stopping.set()
+        worker.run()
+        worker.raise_failure()
+
+    assert [entry.kind for entry in entries(ledger)] == ["opening"] * 4
+
+
+def test_a_run_that_is_released_twice_after_a_crash_is_in_the_ledger_once(found, short_run, driver_of, ledger_of):
+    consortium = found()
+    ledger = ledger_of(consortium)
+    consortium.queue(short_run)
+    outcome = driver_of(consortium).run(DEFAULT_RUN_ID)
+
+    for _ in range(2):
+        ledger.record_release(DEFAULT_RUN_ID, outcome.released)
+
+    assert [entry.kind for entry in entries(ledger)] == ["release"]
+
+
+def test_a_node_that_refuses_to_cosign_is_announced_and_the_worker_goes_on(
+    found, short_run, worker_of, evidence, ledger_of
+):
+    consortium = found()
+    ledger = ledger_of(consortium)
+    origin = ledger_keys(consortium.agreement).origin
+    with consortium.node_stores["bank-2"].transaction() as db:  # it was shown another ledger of this operator's
+        db.execute("insert into witnessed values (?, 5, ?, x'', '')", (origin, bytes(32)))
+    consortium.queue(short_run)
+    worker, lines = worker_of(LocalEngine(consortium), until="ledger: 5", ledger=ledger)
+    worker.run()
+    worker.raise_failure()
+
+    assert lines[-2].startswith("ledger: ALARM: bank-2 does not co-sign: ")
+    assert "is forked" in lines[-2]
+    assert lines[-1] == "ledger: 5 entries, co-signed by bank-1, bank-3"
+    assert [(entry.kind, entry.member) for entry in entries(ledger) if entry.kind == "alarm"] == [("alarm", "bank-2")]

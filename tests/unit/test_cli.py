@@ -97,6 +97,11 @@ def test_help_lists_every_verb_with_its_line(capsys):
         ("coordinator", "init"),
         ("coordinator", "admit"),
         ("coordinator", "run"),
+        ("coordinator", "migrate"),
+        ("ledger", "verify"),
+        ("ledger", "show"),
+        ("ledger", "export"),
+        ("ledger", "proof"),
     ],
 )
 def test_help_of_a_verb_gives_an_example(capsys, verb):

@@ -45,8 +45,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FROMNODE']._serialized_end=666
   _globals['_REVOKED']._serialized_start=668
   _globals['_REVOKED']._serialized_end=710
-  _globals['_STEPS']._serialized_start=712
-  _globals['_STEPS']._serialized_end=741
+  _globals['_DISCLOSURES']._serialized_start=712
+  _globals['_DISCLOSURES']._serialized_end=741
   _globals['_DISCLOSURE']._serialized_start=744
   _globals['_DISCLOSURE']._serialized_end=999
   _globals['_SIGNEDDISCLOSURE']._serialized_start=1001

@@ -1,0 +1,1 @@
+"""The ledger at work: entries in the database, checkpoints, witnesses, exports and audits."""
