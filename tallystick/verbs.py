@@ -34,6 +34,7 @@ VERBS: dict[str, Verb] = {
     "node": Verb("tallystick.node", "Set up and run a member's node, where its rows stay."),
     "train": Verb("tallystick.train", "Propose a training run to the members."),
     "score": Verb("tallystick.score", "Score rows with a released model."),
+    "policy": Verb("tallystick.policy", "Check, show and explain the lending policy."),
     "card": Verb("tallystick.card", "Show the card of a model."),
     "serve": Verb("tallystick.serve", "Serve scores of a released model over HTTP."),
     "simulate": Verb("tallystick.simulate", "Run the protocol with all members in one process."),
