@@ -114,6 +114,9 @@ class TableNode(_Node):
     content: TableContent
 
 
+Node = Annotated[InputNode | TableNode | OutputNode, Field(discriminator="type")]
+
+
 class Edge(ClosedModel):
     """From one node to the next."""
 
@@ -127,7 +130,7 @@ class Edge(ClosedModel):
 class Graph(ClosedModel):
     """Input, table, output, and the two edges between them."""
 
-    nodes: Annotated[tuple[InputNode | TableNode | OutputNode, ...], Field(min_length=3, max_length=3)]
+    nodes: Annotated[tuple[Node, ...], Field(min_length=3, max_length=3)]
     edges: Annotated[tuple[Edge, ...], Field(min_length=2, max_length=2)]
 
     @field_validator("nodes", mode="before")

@@ -157,6 +157,7 @@ class _Check:
         self.folder = folder
         self.problems: list[Problem] = []
         self.versions = self.table_cases = self.decision_cases = 0
+        self.broken = False  # so that whole decisions cannot be run; failed cases of tables do not keep them from it
 
     def run(self) -> LendingPolicy:
         names = self._names()
@@ -168,12 +169,13 @@ class _Check:
                     self._add(name, f"expected a folder with versions of the table {name!r}, found none; add one.")
         cases = self._decision_cases() if DECISIONS in names else ()
         policy = LendingPolicy(MappingProxyType(tables), cases, shown_path(self.folder))
-        if not self.problems:
+        if not self.broken:
             self._whole(policy)
         return policy
 
-    def _add(self, file: str, sentence: str) -> None:
+    def _add(self, file: str, sentence: str, *, broken: bool = True) -> None:
         self.problems.append(Problem(file, sentence))
+        self.broken = self.broken or broken
 
     def _names(self) -> set[str]:
         entries = policy_files(self.folder)
@@ -223,7 +225,7 @@ class _Check:
         self.table_cases += len(cases.cases)
         engine = Engine({name: table})
         for sentence in failures(cases, table, lambda facts: engine.matching(name, facts)):
-            self._add(f"{name}/{beside.name}", sentence)
+            self._add(f"{name}/{beside.name}", sentence, broken=False)
         return table
 
     def _dates(self, name: str, earlier: Table, later: Table) -> None:
