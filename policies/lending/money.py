@@ -6,7 +6,7 @@ import decimal
 from decimal import Decimal
 from typing import Annotated, Self
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, field_validator
 
 from policies.closed_model import ClosedModel, shown
 
@@ -34,7 +34,12 @@ def _is_plain(text: str) -> bool:
     return text.isascii() and len(text) <= 40 and whole.isdigit() and (part.isdigit() or not point)
 
 
-Exact = Annotated[Decimal, BeforeValidator(_decimal)]
+Exact = Annotated[
+    Decimal,
+    BeforeValidator(_decimal),
+    # Decimal's own text of 0.000000000000 is 0E-12, which is no plain number.
+    PlainSerializer(lambda number: f"{number:f}", return_type=str, when_used="json"),
+]
 """A decimal given as `Decimal`, or in JSON as text: a JSON number may already have been a binary float somewhere."""
 
 Share = Annotated[Exact, Field(ge=0, le=1, decimal_places=MAX_PLACES)]

@@ -24,6 +24,8 @@ from policies.screening.names import MAX_NAME_CHARACTERS, ComparableName, compar
 STALE = "LIST_STALE"
 MAX_HITS = 20
 """Most hits that a result carries, severest first; its verdict is over all of them."""
+MIN_LETTERS_FOR_A_TYPO = 6
+"""A single word shorter than that is compared exactly: among four letters one other letter is another name."""
 MAX_REMEMBERED = 4096
 """Subjects whose result is kept: 20 ms a name are saved, with 35,000 listed ones."""
 
@@ -196,7 +198,8 @@ class Screener:
         own_words: dict[int, set[str]] = {}
         worst: dict[int, float] = {}
         for word in words:
-            for place, score in self._search(word, self._vocabulary, self._least["partial"]):
+            least = self._least["partial"] if len(word) >= MIN_LETTERS_FOR_A_TYPO else 100.0
+            for place, score in self._search(word, self._vocabulary, least):
                 listed_word = self._vocabulary[place]
                 for index in self._having[listed_word]:
                     listed_words.setdefault(index, set()).add(listed_word)

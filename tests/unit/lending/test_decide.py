@@ -10,7 +10,7 @@ from policies.decision_tables.errors import PolicyRefused
 from policies.lending.decide import decide, inputs_sha256
 from policies.lending.explain import explained, replayed
 from policies.lending.money import Money, divide_down, divide_up, round_down, round_up, times
-from policies.lending.policy import archived, from_archive
+from policies.lending.policy import LendingPolicy, archived, from_archive
 from policies.lending.pricing import reserve_for
 from policies.lending.reasons import unmapped_score_codes
 from policies.lending.record import canonical_json, sha256_of
@@ -28,6 +28,7 @@ from policies.lending.types import (
     Risk,
     pd_12m_of,
 )
+from policies.presets import gmsc_features
 
 
 def _codes(reasons):
@@ -93,8 +94,6 @@ def test_a_doubtful_check_goes_to_two_people_with_terms_that_they_may_grant(deci
 
 def test_no_table_can_waive_a_sanction(folder, edited, rules_of, application, risk, checks):
     """A policy owner who deletes the rows about screening, and their cases, still finances nobody sanctioned."""
-    from policies.lending.policy import LendingPolicy
-
     edited(folder / "eligibility" / "2026-01-01.json", lambda table: rules_of(table).__delitem__(slice(0, 2)))
 
     def drop(content):
@@ -223,8 +222,6 @@ def test_codes_of_an_agreement_without_a_text_of_their_own_are_listed(policy):
 
 
 def test_every_code_of_the_shipped_agreement_has_a_text_of_its_own(policy):
-    from policies.presets import gmsc_features
-
     assert unmapped_score_codes(policy, [feature.reason_code for feature in gmsc_features()]) == ()
 
 
@@ -234,7 +231,7 @@ def test_a_currency_without_a_rate_is_no_decision(decided, application):
 
 
 def test_an_amount_of_half_a_minor_unit_is_no_decision(decided, application):
-    with pytest.raises(PolicyRefused, match="JPY with at most 0 decimal places, found 1000000.5"):
+    with pytest.raises(PolicyRefused, match=r"JPY with at most 0 decimal places, found 1000000.5"):
         decided(application(amount=Money.of("1000000.5", "JPY")))
 
 

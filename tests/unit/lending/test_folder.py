@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import os
 import threading
 from decimal import Decimal
 
@@ -131,8 +132,6 @@ def test_a_folder_that_goes_away_leaves_the_policy_in_force(folder):
 
 def test_an_edit_that_keeps_size_and_time_is_seen(folder):
     """Name, size and modification time alone would miss a file put in place with its old time."""
-    import os
-
     watched = PolicyFolder(folder)
     path = folder / "rate" / "2026-01-01.json"
     status = path.stat()

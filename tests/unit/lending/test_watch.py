@@ -105,7 +105,7 @@ def test_a_warning_leaves_disbursement_open(policy, facility):
 
 @pytest.mark.parametrize("amount", [("60000.01", "USD"), ("0", "USD"), ("1.00", "CNY")])
 def test_no_more_is_disbursed_than_is_available(facility, amount):
-    with pytest.raises(WatchRefused, match="expected an amount above zero and at most 60000.00 USD"):
+    with pytest.raises(WatchRefused, match=r"expected an amount above zero and at most 60000.00 USD"):
         disburse(facility, Money.of(*amount), by="alice", at=at(0), why="the seller asks")
 
 
