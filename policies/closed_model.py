@@ -255,7 +255,7 @@ def _place(location: tuple[int | str, ...]) -> str:
 
 
 # pydantic puts the tag of a discriminated union into the location; nobody wrote it in the file.
-_UNION_TAGS = {"csv", "parquet", "sql"}
+_UNION_TAGS = {"csv", "parquet", "sql", "inputNode", "decisionTableNode", "outputNode"}
 
 
 def _expected_from_context(kind: str, context: dict[str, Any], message: str) -> str:

@@ -35,6 +35,7 @@ VERBS: dict[str, Verb] = {
     "grant": Verb("tallystick.grant", "Let data of entities be used, and take that back."),
     "train": Verb("tallystick.train", "Propose a training run to the members."),
     "score": Verb("tallystick.score", "Score rows with a released model."),
+    "policy": Verb("tallystick.policy", "Check, show and explain the lending policy."),
     "card": Verb("tallystick.card", "Show the card of a model."),
     "ledger": Verb("tallystick.ledger", "Verify, show and export the ledger, and prove what it says."),
     "serve": Verb("tallystick.serve", "Serve scores of a released model over HTTP."),
