@@ -28,7 +28,7 @@ from simulations.vertical_auditor import UnsafeVerticalAuditor, vertical_setting
 
 NUM_ROLES: Final = 3
 MEMBERS_PER_ROLE: Final = 3
-SETTINGS: Final = MethodSettings(method="vertical", passes=5, pairs=5)
+SETTINGS: Final = MethodSettings(method="vertical", passes=4, pairs=5)
 ROWS: Final = 45_000
 """Borrowers in the demo: finding common ones costs each pair of members about 35 microseconds a borrower and exchange,
 and there are 27 pairs."""

@@ -40,7 +40,7 @@ from simulations.vertical_auditor import UnsafeVerticalAuditor, vertical_setting
 Progress: TypeAlias = Callable[[str], None]
 Row: TypeAlias = dict[str, float | int | str | bool]
 
-PASSES: Final = 5
+PASSES: Final = 4
 PAIRS: Final = 5
 GROWTH: Final[Mapping[str, Sequence[Case]]] = MappingProxyType(
     {"rows": BY_ROWS, "features": BY_FEATURES, "parties": BY_PARTIES, "members": BY_MEMBERS}
