@@ -81,7 +81,7 @@ def demo(
 
 def _steps(story: str) -> int:
     """Of the bar: passes, or rounds at most."""
-    return 5 if story == "vertical" else 15
+    return 4 if story == "vertical" else 15
 
 
 def _played(story: str, folder: Path, data: str, rows: int | None, progress: RunProgress) -> DemoResult:
