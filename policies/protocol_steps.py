@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Protocol = Literal["sealed sum", "alignment", "vertical training", "federated scoring"]
+Protocol = Literal["sealed sum", "alignment", "vertical training", "federated scoring", "ledger"]
 
 
 @dataclass(frozen=True)
@@ -281,6 +281,15 @@ STEPS: tuple[ProtocolStep, ...] = (
         "the features that the caller sends",
         "nothing: the caller decides",
         ("caller-features",),
+    ),
+    ProtocolStep(
+        "ledger",
+        "entries, checkpoints",
+        "coordinator",
+        "whoever reads an export; the nodes, who co-sign it",
+        "when decisions were taken and under which versions; which members were in each opened sum and score",
+        "entries commit to the rest by HMAC under a salt of their own",
+        ("ledger-entries",),
     ),
 )
 

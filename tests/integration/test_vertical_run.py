@@ -26,7 +26,7 @@ def population(count, seed=1):
         + 0.02 * columns["fa"]
         + 0.03 * columns["fc"]
         - 0.03 * columns["fe"]
-        + (columns["fd"] > 60) * (columns["fc"] > 50)
+        + 3 * (columns["fd"] > 60) * (columns["fc"] > 50)
     )
     late = -1 + 0.03 * columns["fe"] - 0.02 * columns["fb"]
     labels = {

@@ -79,7 +79,7 @@ def test_every_field_is_in_the_digest():
                 "clip": 0.25,
                 "target_parameters": 9,
                 "seed": 9,
-                "passes": 4,
+                "passes": 3,
                 "pairs": 2,
             }.items()
         },

@@ -171,7 +171,7 @@ def test_b3_every_answer_carries_label_noise_of_two_rows(make_pair):
     noise = pair.gradient() - pair.expected()
     assert 1.7 < noise.std() < 2.3
     assert abs(noise.mean()) < 0.5
-    assert len(np.unique(noise)) == 400
+    assert len(np.unique(noise)) >= 395  # of 400 draws on a grid of 1/64897, two fall together now and then
 
 
 def test_b3_a_second_answer_to_one_pass_would_average_the_noise_away_and_is_refused(make_pair):

@@ -92,6 +92,14 @@ def test_a_doubtful_check_goes_to_two_people_with_terms_that_they_may_grant(deci
     assert outcome.proposed.limit == Money.of("800000.00", "CNY")
 
 
+def test_a_doubt_found_later_does_not_soften_a_decline(decided, checks):
+    """The plan finds the mismatch first and the sensitive customer last."""
+    outcome = decided(checks=checks(three_way_match="mismatched", customer_risk="high")).outcome
+
+    assert isinstance(outcome, Declined)
+    assert _codes(outcome.reasons) == ["THREE_WAY_MISMATCH", "SENSITIVE_CUSTOMER"]
+
+
 def test_no_table_can_waive_a_sanction(folder, edited, rules_of, application, risk, checks):
     """A policy owner who deletes the rows about screening, and their cases, still finances nobody sanctioned."""
     edited(folder / "eligibility" / "2026-01-01.json", lambda table: rules_of(table).__delitem__(slice(0, 2)))

@@ -96,11 +96,12 @@ def test_a_folder_that_does_not_pass_leaves_the_policy_in_force_and_says_why(fol
     assert watched.problem.isprintable()
 
 
-def test_a_failing_case_keeps_a_change_out_too(folder, edited, rules_of):
+def test_a_failing_case_of_a_table_alone_keeps_a_change_out(folder, edited, rules_of):
+    """No whole decision speaks of the watch."""
     watched = PolicyFolder(folder)
     before = watched.current(TODAY)
 
-    edited(folder / "rate" / "2026-01-01.json", lambda document: rules_of(document)[1].update(out_base_rate='"0.0475"'))
+    edited(folder / "watch" / "2026-01-01.json", lambda document: rules_of(document)[1].update(out_action='"freeze"'))
 
     assert watched.current(TODAY).sha256 == before.sha256
     assert "case" in watched.problem

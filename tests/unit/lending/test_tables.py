@@ -306,6 +306,14 @@ def test_a_number_of_more_digits_than_the_engine_compares_is_refused(policy):
         Inquiry(policy).one("rate", expected_loss_rate=Decimal("0." + "1" * 28))
 
 
+def test_a_number_just_below_a_threshold_stays_below_it_in_the_engine(policy):
+    """As a binary float this number is two million."""
+    exposure = Decimal("1999999.999999999999")
+
+    assert float(exposure) == 2_000_000
+    assert Inquiry(policy).every("authority", product="order", customer_risk="low", exposure_cny=exposure) == []
+
+
 def test_a_table_without_a_row_for_the_question_is_no_answer(policy):
     with pytest.raises(NoRow, match="expected a row for currency = XAU, found none"):
         Inquiry(policy).one("fx", currency="XAU")

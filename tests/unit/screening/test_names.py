@@ -56,6 +56,7 @@ def test_a_name_longer_than_the_layout_allows_is_refused():
     [
         "Osip Maratovich Valdrenko",
         "VALDRENKO OSIP MARATOVICH",
+        "Osip Valdrenko Maratovich",
         "Осип Маратович Валдренко",
         "Osip Maratovič Valdrenko",
         "Osip Мaratovich Vаldrenko",
