@@ -44,11 +44,12 @@ acceptance: $(STAMP)  ## everything else: processes, benchmarks with their bound
 mutants: $(STAMP)  ## break the security code on purpose, one line at a time: a named test must fail
 	$(BIN)/python -m tests.mutants.run
 
-bench: $(STAMP) ## the published figures: sealed-sum, round and alignment, with tables and plots in out/bench
+bench: $(STAMP) ## the published figures: sealed-sum, round, alignment and decisions, with tables and plots in out/bench
 	mkdir -p out/bench
 	$(BIN)/tallystick bench sealed-sum --json out/bench/sealed-sum.json
 	$(BIN)/tallystick bench round --json out/bench/round.json
 	$(BIN)/tallystick bench alignment --json out/bench/alignment.json --plot out/bench/alignment.svg
+	$(BIN)/tallystick bench decisions --json out/bench/decisions.json
 
 clean:          ## remove the environment and everything that was made
 	rm -rf $(VENV) build dist out runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
