@@ -51,6 +51,7 @@ bench: $(STAMP) ## the published figures, with tables and plots in out/bench
 	$(BIN)/tallystick bench alignment --json out/bench/alignment.json --plot out/bench/alignment.svg
 	$(BIN)/tallystick bench vertical --json out/bench/vertical.json --plot out/bench/vertical.svg
 	$(BIN)/tallystick bench scoring --json out/bench/scoring.json
+	$(BIN)/tallystick bench decisions --json out/bench/decisions.json
 
 clean:          ## remove the environment and everything that was made
 	rm -rf $(VENV) build dist out runs .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -23,6 +23,10 @@ class LedgerKeys:
     log: NoteKey
     witnesses: Mapping[str, NoteKey]
 
+    def all(self) -> tuple[NoteKey, ...]:
+        """The operator's key and the witnesses'."""
+        return (self.log, *self.witnesses.values())
+
     @property
     def origin(self) -> str:
         """First line of the ledger's checkpoints."""

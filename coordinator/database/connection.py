@@ -73,9 +73,15 @@ def reading_engine(url: URL) -> Engine:
 def _engine(url: URL, *, begin: str, pool_size: int, survives_power_cut: bool) -> Engine:
     if url.get_backend_name() == POSTGRESQL:
         mode = "on" if survives_power_cut else "off"
-        engine = sa.create_engine(
-            url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True, connect_args={"connect_timeout": 10}
-        )
+        try:
+            engine = sa.create_engine(
+                url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True, connect_args={"connect_timeout": 10}
+            )
+        except ImportError:
+            raise DatabaseRefused(
+                f"{shown_url(url)}: expected the PostgreSQL driver psycopg, found none installed;"
+                " install Tallystick with its extra 'postgresql'."
+            ) from None
 
         @event.listens_for(engine, "connect")
         def _settle(connection: Any, record: ConnectionPoolEntry) -> None:

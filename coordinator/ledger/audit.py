@@ -17,17 +17,16 @@ from typing import Final
 
 import sqlalchemy as sa
 
-from coordinator.database.schema import CheckpointRow, LedgerNodeRow
+from coordinator.database.schema import CheckpointRow, CosignatureRow, LedgerNodeRow
 from coordinator.database.transaction import STORED_LEVELS
 from coordinator.ledger.audit_rows import LedgeredRow, ledgered_rows, misplaced
-from coordinator.ledger.checkpoints import with_cosignatures
 from coordinator.ledger.entries import Entry, parse_entry
-from coordinator.ledger.export_check import cosigned
 from coordinator.ledger.log import LedgerDamaged, Log, StoredEntry
 from policies.ledger_keys import LedgerKeys
-from protos.ledger.checkpoints import Checkpoint, open_checkpoint
+from protos.ledger.checkpoints import Checkpoint, open_checkpoint, verify_cosignature
 from protos.ledger.errors import LedgerError
 from protos.ledger.merkle import Frontier, leaf_hash
+from protos.ledger.notes import NoteSignature, parse_note
 
 MAX_FINDINGS: Final = 20
 KINDS_WITH_ROWS: Final = ("decision", "transition", "offer")
@@ -181,13 +180,19 @@ class _Audit:
         return known
 
     def _checkpoint(self, size: int, text: str) -> Checkpoint:
-        kept = with_cosignatures(self._connection, size, text)
-        if self._keys is not None:
-            open_checkpoint(kept.note, self._keys.log)
-            witnesses = cosigned(kept.note, self._keys)
-            if witnesses:
-                self.report.cosigned_size, self.report.witnesses = size, tuple(sorted(witnesses))
-        return kept.checkpoint
+        note = parse_note(text.encode())
+        if self._keys is None:
+            return Checkpoint.parse(note.text)
+        lines = sa.select(CosignatureRow.witness, CosignatureRow.line).where(CosignatureRow.size == size)
+        witnesses = []
+        for witness, line in self._connection.execute(lines.order_by(CosignatureRow.witness)):
+            key = self._keys.witnesses.get(witness)
+            if key is not None:  # a member that has left cannot be checked by today's agreement
+                verify_cosignature(note.text, NoteSignature.parse(line), key)
+                witnesses.append(witness)
+        if witnesses:
+            self.report.cosigned_size, self.report.witnesses = size, tuple(witnesses)
+        return open_checkpoint(note, self._keys.log)
 
     def _compare_root(self) -> None:
         size = self._frontier.size

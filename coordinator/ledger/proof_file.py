@@ -85,7 +85,7 @@ def verify_evidence(raw: bytes, keys: LedgerKeys) -> EvidenceReport:
         checkpoint = open_checkpoint(note, keys.log)
         found = parse_entry(body)
         verify_inclusion(leaf_hash(body), entry, checkpoint.size, proof, checkpoint.root)
-        witnesses = cosigned(note, keys)
+        witnesses = cosigned(note.known(keys.all()), keys)
         record = _decision(content["decision"], found) if "decision" in content else None
     except LedgerError as problem:
         raise EvidenceRefused(f"The ledger proof: {problem}") from None

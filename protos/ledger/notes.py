@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -137,6 +138,11 @@ class Note:
             if one.is_by(key):
                 return one
         raise SignatureInvalid(f"expected a signature of {key.name}, found none; ask for the signed note.")
+
+    def known(self, keys: Iterable[NoteKey]) -> Note:
+        """The note without the lines of other keys, which nobody who holds these can check."""
+        mine = tuple(keys)
+        return Note(self.text, tuple(one for one in self.signatures if any(one.is_by(key) for key in mine)))
 
 
 def parse_note(raw: bytes) -> Note:

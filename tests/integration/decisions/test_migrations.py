@@ -142,3 +142,10 @@ def test_reading_a_database_that_is_not_there_makes_none(tmp_path):
     with pytest.raises(DatabaseRefused, match="found no file"):
         open_existing(parse_url(f"sqlite:///{path}"))
     assert not path.exists()
+
+
+def test_a_missing_driver_is_named_with_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+
+    with pytest.raises(DatabaseRefused, match="extra 'postgresql'"):
+        DecisionStore.open("postgresql://me@/x", origin="x/y")

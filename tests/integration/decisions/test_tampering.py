@@ -15,6 +15,7 @@ from coordinator.ledger.audit import MAX_FINDINGS, audit
 from coordinator.ledger.entries import DisclosureEntry, encode_entry, parse_entry
 from coordinator.ledger.export import encode_line, entry_line, export_lines
 from coordinator.ledger.export_check import ExportRefused, verify_export
+from coordinator.ledger.proof_file import evidence, verify_evidence
 from policies.ledger_keys import LedgerKeys
 from protos.ledger.checkpoints import cosign, witness_key
 from protos.ledger.merkle import Frontier, leaf_hash
@@ -186,6 +187,19 @@ def test_a_file_that_is_no_export_is_refused_in_one_sentence(raw):
     with pytest.raises(ExportRefused) as refused:
         verify_export([raw] if raw else [])
     assert "\n" not in str(refused.value)
+
+
+def test_a_member_that_has_left_takes_its_cosignatures_with_it_and_nothing_breaks(full, checkpointer, keys):
+    today = LedgerKeys(keys.log, {name: key for name, key in keys.witnesses.items() if name != "bank-a"})
+
+    assert verify_export(list(export_lines(full, checkpointer, today)), today).witnesses == {}
+    with full.reading() as connection:
+        report = audit(connection, today)
+    assert (report.findings, report.witnesses) == ([], ())
+    stored = full.decisions("acme").rows[-1]
+    proof = json.dumps(evidence(checkpointer.proof_for(stored.entry), stored)).encode()
+    assert verify_evidence(proof, today).witnesses == {}
+    assert verify_evidence(proof, keys).witnesses == {"bank-a": 1_795_600_000}
 
 
 # -- the database ---------------------------------------------------------------------------------------
