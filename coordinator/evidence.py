@@ -20,6 +20,7 @@ from policies.agreement import Agreement
 from policies.alignment import feature_holders
 from policies.federated_model import FILE_NAME as FEDERATED_MODEL_FILE
 from policies.federated_model import FederatedModel
+from policies.proposal import MethodSettings
 
 RELEASED_FILE = "released.json"
 CARD_PAGE = "card.html"
@@ -39,7 +40,7 @@ def evidence_of(outcome: RunOutcome, agreement: Agreement, created_at: str) -> R
         label=task.label,
         horizon_months=task.horizon_months,
         method=proposal.settings.method,
-        settings={**proposal.settings.model_dump(), **_model_terms(agreement)},
+        settings=_settings(proposal.settings, agreement),
         created_at=created_at,
         agreement_name=agreement.name,
         agreement_hash=proposal.agreement_hash,
@@ -55,6 +56,7 @@ def evidence_of(outcome: RunOutcome, agreement: Agreement, created_at: str) -> R
         signatures=outcome.released.signatures_base64(),
         keyed_hash=_keyed_hash(outcome, agreement),
         reason_codes=tuple(dict.fromkeys(feature.reason_code for feature in agreement.features)),
+        label_role=task.label_role if vertical else "",
         feature_holders=len(feature_holders(agreement, proposal, task.name)) if vertical else 0,
         min_cell_count=privacy.min_cell_count,
         pdo_points=agreement.model.pdo_points,
@@ -69,6 +71,14 @@ def _keyed_hash(outcome: RunOutcome, agreement: Agreement) -> str | None:
     if outcome.released.table.federated_version is not None:
         return outcome.released.table.federated_version
     return outcome.model_report.hex() if agreement.release.policy == "members" else None
+
+
+def _settings(settings: MethodSettings, agreement: Agreement) -> dict[str, bool | int | float | str | None]:
+    """The hyper-parameters that the run's method has."""
+    vertical = settings.method == "vertical"
+    only_vertical = {"passes", "pairs"}
+    kept = {"method", *only_vertical} if vertical else set(MethodSettings.model_fields) - only_vertical
+    return {**settings.model_dump(include=kept), **_model_terms(agreement)}
 
 
 def _model_terms(agreement: Agreement) -> dict[str, str | int | float]:
@@ -112,7 +122,7 @@ def register(registry: Registry, folder: Path, outcome: RunOutcome, agreement: A
             "release_policy": agreement.release.policy,
         },
     )
-    record.log_parameters({**proposal.settings.model_dump(), **_model_terms(agreement), "task": table.task})
+    record.log_parameters({**_settings(proposal.settings, agreement), "task": table.task})
     for figures in table.rounds:
         loss = {} if figures.loss is None else {"loss": figures.loss}
         record.log_round(figures.number, {**loss, **figures.figures})

@@ -98,6 +98,7 @@ class RunEvidence(ReleaseModel):
         signatures: Member to base64 Ed25519 signature under the table.
         keyed_hash: Of a model that its members keep: their HMAC of it, hex (rule A4).
         reason_codes: The agreement's catalogue.
+        label_role: Role that holds the label, of a vertical run; empty otherwise.
         feature_holders: Members that hold columns beside the label holders, in a vertical run.
         min_cell_count: Cells of the released table below it were suppressed or merged.
         pdo_points: Points that double the odds.
@@ -130,6 +131,7 @@ class RunEvidence(ReleaseModel):
     signatures: Annotated[dict[MemberId, Signature], Field(min_length=1)]
     keyed_hash: Hex32 | None = None
     reason_codes: Annotated[tuple[Name, ...], Field(max_length=2000)] = ()
+    label_role: Annotated[str, StringConstraints(max_length=120)] = ""
     feature_holders: Count = 0
     min_cell_count: Annotated[int, Field(ge=1)] = 10
     pdo_points: Annotated[float, Field(gt=0)] = 20.0

@@ -78,6 +78,9 @@ def render_html(card: ModelCard) -> str:
         hashes=card.hashes(),
         roles=evidence.members_by_role(),
         dropped_sums=[record for record in evidence.table.sums if record.dropped],
+        vertical=evidence.story == "vertical",
+        label_role=evidence.label_role,
+        label_holders=len(evidence.members_by_role().get(evidence.label_role, ())),
     )
 
 
@@ -102,6 +105,9 @@ def _tiles(evidence: RunEvidence) -> list[Tile]:
             ", ".join(f"{len(ids)} × {role}" for role, ids in roles.items()),
         )
     )
+    if evidence.story == "vertical":
+        passes = str(evidence.settings.get("passes", "–"))
+        return [*tiles, Tile("Passes", passes, "over encrypted residuals of the label holders")]
     sums = len(evidence.table.sums)
     tiles.append(Tile("Rounds", str(len(evidence.table.rounds)), f"{sums} sealed sums opened in all"))
     drops = sum(bool(record.dropped) for record in evidence.table.sums)
