@@ -17,6 +17,7 @@ from policies.agreement import Agreement, load_agreement
 from policies.closed_model import read_bounded, shown_path
 from policies.errors import AgreementRefused, SettingsRefused, UserError
 from policies.guard import load_policy
+from policies.key_files import check_private
 from policies.signatures import verify_signatures
 
 
@@ -46,6 +47,7 @@ def readiness(settings: NodeSettings, now: dt.datetime) -> tuple[Check, ...]:
         ),
         ("policy", lambda: load_policy(settings.policy_path)),
         ("consent", lambda: check_consent(settings, load_policy(settings.policy_path))),
+        ("scores", lambda: _check_score_tables(settings)),
     ]
     return tuple(Check(name, _problem_of(check)) for name, check in checks)
 
@@ -111,6 +113,13 @@ def _check_certificate(settings: NodeSettings, now: dt.datetime) -> None:
             f" {certificate.not_valid_before_utc:%Y-%m-%d} to {certificate.not_valid_after_utc:%Y-%m-%d};"
             " check this machine's clock, or have the operator admit this node again."
         )
+
+
+def _check_score_tables(settings: NodeSettings) -> None:
+    """A training run writes tables of scores at its end: better to refuse the folder before it begins."""
+    place = settings.scoring
+    if place is not None and place.tables_dir.exists():
+        check_private(place.tables_dir)
 
 
 def _load_certificate(path: Path) -> x509.Certificate:

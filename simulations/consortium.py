@@ -329,6 +329,7 @@ def _set_up_node(
             "gateway": f"127.0.0.1:{scoring.port}",
             "policy_path": "scoring.toml",
             "tables_dir": "tables",
+            "token_key_path": "keys/token.key",
         }
     consortium.node_settings(member).write_text(tomli_w.dumps(settings))
 
@@ -354,7 +355,7 @@ def _set_up_scoring(consortium: Consortium, authority: Authority, scoring: Scori
     }
     for member in consortium.members:
         write_private(consortium.key_dir(member) / "token.key", token_key)
-        consortium.tables_dir(member).mkdir()
+        consortium.tables_dir(member).mkdir(mode=0o700)
         _write_policy(consortium.folder / member / "scoring.toml", policy)
 
 

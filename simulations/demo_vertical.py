@@ -17,9 +17,10 @@ from models.card import CARD_FILE, load_card
 from models.role_tower import RoleTower
 from nodes.tower_folder import TowerFolder
 from policies.proposal import MethodSettings
-from simulations.consortium import PURPOSE, TASK, Consortium
+from simulations.consortium import PURPOSE, TASK, Consortium, ScoringPlan
 from simulations.datasets import RoleDataSet, load_role_data_set
 from simulations.demo import DemoResult, Laps, best_alone, write_comparison
+from simulations.demo_score import federated_score, known_everywhere
 from simulations.processes import Processes
 from simulations.role_dealing import OVERLAP, DealtRoles, deal_roles, members_by_role
 from simulations.roles import LABEL_ROLE, found_dealt
@@ -53,7 +54,8 @@ def run_vertical(folder: Path, data: str, num_rows: int, *, announce: Announce, 
     dealt = deal(load_role_data_set(data, NUM_ROLES), num_rows)
     laps.lap("data")
     announce(f"founding a consortium of {len(dealt.members)} members in {folder}")
-    consortium = found_dealt(folder / "consortium", dealt, fleet_port=free_port())
+    scoring = ScoringPlan(free_port())
+    consortium = found_dealt(folder / "consortium", dealt, fleet_port=free_port(), scoring=scoring)
     _say_who_has_what(dealt, announce)
     laps.lap("founding")
     with Processes(folder / "logs") as processes:
@@ -62,6 +64,10 @@ def run_vertical(folder: Path, data: str, num_rows: int, *, announce: Announce, 
         announce(f"training: {SETTINGS.passes} passes over encrypted residuals, {SETTINGS.pairs} pairwise terms a role")
         run = run_to_end(consortium, RunRequest(task=TASK, purpose=PURPOSE, settings=SETTINGS), on_event)
         laps.lap("training")
+        borrower = known_everywhere(dealt)
+        announce(f"one federated score: {borrower}, asked of nine nodes through the gateway on port {scoring.port}")
+        score = federated_score(consortium, scoring, run.folder / TASK, borrower)
+        laps.lap("score")
     announce("auditor (exists only in demos): every bank alone, role by role, and all columns pooled")
     threadpool_limits(limits=1)  # small matrices: a second thread costs more than it brings
     settings = vertical_settings(consortium.agreement, SETTINGS)
@@ -71,7 +77,7 @@ def run_vertical(folder: Path, data: str, num_rows: int, *, announce: Announce, 
     laps.lap("audit")
     shown = ("pooled", "federated", best_alone(table))
     write_comparison(folder, run.folder / TASK / CARD_FILE, auditor.holdout_label, table, predicted, shown=shown)
-    return DemoResult("vertical", table, laps.total(), folder)
+    return DemoResult("vertical", table, laps.total(), folder, score)
 
 
 def deal(data: RoleDataSet, num_rows: int) -> DealtRoles:

@@ -156,9 +156,23 @@ def _show_files(console: Any, result: DemoResult) -> None:
 
 
 def _show_applicant(console: Any, applicant: dict[str, Any]) -> None:
+    if "entity" in applicant:
+        _show_federated_score(console, applicant)
+        return
     console.print(
         f"one applicant: PD {100 * applicant['pd']:.1f} %, {applicant['points']:.0f} score points, because of:"
     )
     for reason in applicant["reasons"]:
         features = ", ".join(f"{name} = {applicant['features'][name]:g}" for name in reason["features"])
         console.print(f"  {reason['reason_code']:<26} {-reason['points_lost']:+6.1f} points   ({features})")
+
+
+def _show_federated_score(console: Any, score: dict[str, Any]) -> None:
+    console.print(
+        f"one federated score, {score['entity']}: PD {100 * score['pd']:.1f} %, {score['points']:.0f} score points"
+    )
+    console.print(f"  reasons       {', '.join(score['reasons']) or 'none adverse'}")
+    whole = f"degraded: no answer of {', '.join(score['silent_roles'])}" if score["degraded"] else "all roles answered"
+    console.print(
+        f"  completeness  {whole}; a masked sum over {len(score['survivors'])} nodes, none of whose part is known"
+    )

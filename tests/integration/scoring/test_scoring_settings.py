@@ -45,7 +45,7 @@ def consortium(tmp_path):
     layout = ScoreSlots.of_agreement(made.agreement)
     for member in made.members:
         table = EntityTable.of(layout, [entity_token(bytes(32), "id", "1")], np.ones((1, layout.width), dtype=np.int64))
-        (tmp_path / member / "tables").mkdir()
+        (tmp_path / member / "tables").mkdir(mode=0o700)
         table.save(tmp_path / member / "tables" / f"credit.{VERSION}.npz")
         policy = {
             "format": "tallystick-scoring-policy/1",
