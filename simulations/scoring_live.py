@@ -21,6 +21,8 @@ from coordinator.scoring_store import AnswerStore
 from models.score_slots import ScoreSlots
 from nodes.scoring import ScoringResponder
 from nodes.scoring_service import ScoringService
+from nodes.scoring_tables import EntityTable
+from policies import documents
 from policies.key_files import load_identity_key
 from policies.scoring_policy import ScoringPolicy, load_scoring_policy
 from protos.scoring.v1 import scoring_pb2 as pb
@@ -40,6 +42,7 @@ class LiveScoring:
         consortium: Keys, tables, policies.
         layouts: Task -> slots, at the gateway.
         settings: The gateway's deadlines.
+        books: By member: evidence of documents.
         policy_changes: Of every node.
         skew_s: By member: how far its clock is ahead.
         liars: By member: what answers in its place.
@@ -47,8 +50,15 @@ class LiveScoring:
     """
 
     consortium: ScoringConsortium
-    layouts: Mapping[str, ScoreSlots] = field(default_factory=lambda: {TASK: LAYOUT})
-    settings: GatewaySettings = field(default_factory=lambda: GatewaySettings(upload_s=0.5, reveal_s=0.5, hedge_s=0.2))
+    layouts: Mapping[str, ScoreSlots] = field(
+        default_factory=lambda: {TASK: LAYOUT, documents.TASK: ScoreSlots.of_documents()}
+    )
+    settings: GatewaySettings = field(
+        default_factory=lambda: GatewaySettings(
+            window_s_of={documents.TASK: 900}, upload_s=0.5, reveal_s=0.5, hedge_s=0.2
+        )
+    )
+    books: dict[str, EntityTable] = field(default_factory=dict)
     policy_changes: dict[str, object] = field(default_factory=dict)
     skew_s: dict[str, float] = field(default_factory=dict)
     liars: dict[str, type[ScoringResponder]] = field(default_factory=dict)
@@ -164,7 +174,8 @@ class LiveScoring:
         return ScoringService(
             membership_of(folder, member),
             ScoringPolicy.model_validate({**policy.model_dump(), **self.policy_changes}),
-            {(TASK, MODEL_VERSION): self.consortium.tables[member]},
+            {(TASK, MODEL_VERSION): self.consortium.tables[member]}
+            | ({(documents.TASK, documents.VERSION): self.books[member]} if member in self.books else {}),
             connection(folder, member, self.port),
             folder / member / "state",
             now=lambda: time.time() + skew,

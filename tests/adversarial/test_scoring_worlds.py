@@ -54,7 +54,7 @@ class View:
             if member == COLLUDER:
                 continue
             mask = expand(keys[member][0], upload.size)
-            residual = residual - mask if COLLUDER > member else residual + mask
+            residual = residual - mask if member < COLLUDER else residual + mask
             self.residuals.append(residual)
         self.plain.append(total.view(np.int64).tolist())
 
@@ -108,9 +108,7 @@ def shape_of(message):
 @pytest.fixture(scope="module")
 def views(tmp_path_factory):
     with pytest.MonkeyPatch.context() as monkeypatch:
-        return {
-            world: seen_in(tmp_path_factory.mktemp("world") / "consortium", world, monkeypatch) for world in WORLDS
-        }
+        return {world: seen_in(tmp_path_factory.mktemp("world") / "consortium", world, monkeypatch) for world in WORLDS}
 
 
 ONE, *OTHERS = WORLDS

@@ -230,7 +230,7 @@ def test_gateway_that_remembers_names_the_member_that_is_missing_for_a_second_op
         ({"distinct_entities": 1}, "daily_cap"),
     ],
 )
-def test_exhausted_budget_is_refused_by_name(tmp_path, policy, code):
+def test_c9_exhausted_budget_is_refused_by_name(tmp_path, policy, code):
     consortium = found(tmp_path / "consortium", 3, 60)
     tokens = [t for t in consortium.tokens if consortium.pooled([t])[0, 1] == 3][:2]
     with LiveScoring(consortium, policy_changes=policy) as live:
