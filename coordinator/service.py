@@ -18,6 +18,7 @@ from coordinator.settings import CoordinatorSettings
 from coordinator.store import CoordinatorStore
 from coordinator.worker import RunWorker
 from models.score_slots import ScoreSlots
+from policies import documents
 from policies.agreement import Agreement, load_agreement
 from policies.key_files import load_identity_key
 from policies.state_lock import sole_process
@@ -88,10 +89,10 @@ def _start_scoring(
     front = ScoringFront(
         lambda: ScoringGateway(
             agreement,
-            {task.name: layout for task in agreement.tasks},
+            {task.name: layout for task in agreement.tasks} | {documents.TASK: ScoreSlots.of_documents()},
             AnswerStore(settings.state_dir, identity),
             RevocationLists(scoring.revocations_dir or settings.state_dir / "revocations"),
-            GatewaySettings(window_s=scoring.window_s),
+            GatewaySettings(scoring.window_s, {documents.TASK: scoring.match_window_s}),
         ),
         settings.members_dir,
         scoring.clients_dir,

@@ -48,6 +48,8 @@ class ScoringTerms(ClosedModel):
     """Folder of `<client>.crt`: who may ask; the name is the requester that the nodes' budgets count."""
     window_s: Annotated[int, Field(ge=60)] = 86_400
     """Length of the answer window, as in the nodes' scoring policies."""
+    match_window_s: Annotated[int, Field(ge=60)] = 900
+    """The same for documents (three-way match)."""
     revocations_dir: ResolvedPath | None = None
     """Folder of `*.revocations`: what is put there is pushed to every node; `revocations` in `state_dir` by default."""
 

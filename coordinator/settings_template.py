@@ -48,4 +48,10 @@ log_level = "info"                       # debug, info, warning or error
 certificate_path = {text(f"{keys_dir}/server.crt")}
 key_path = {text(f"{keys_dir}/server.pem")}
 ca_certificate_path = {text(f"{keys_dir}/consortium-ca.crt")}
+
+# [scoring]                              # federated scores and matches; without this table there is no gateway
+# port = 8444                            # for the nodes' scoring streams and the clients
+# clients_dir = "clients"                # <client>.crt, as `tallystick coordinator client` writes them
+# window_s = 86400                       # length of the answer window, as in the nodes' scoring policies
+# revocations_dir = "revocations"        # *.revocations; what is put there is pushed to every node
 """

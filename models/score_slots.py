@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from policies.agreement import Agreement
+from policies.documents import KINDS
 from policies.federated_model import STEPS_PER_LOG_ODDS
 
 Slots = NDArray[np.int64]
@@ -35,6 +36,11 @@ class ScoreSlots:
     def of_agreement(cls, agreement: Agreement) -> Self:
         """Scores, with a vote for every reason code of the agreement in its order."""
         return cls(tuple(dict.fromkeys(feature.reason_code for feature in agreement.features)))
+
+    @classmethod
+    def of_documents(cls) -> Self:
+        """Evidence alone, of orders and invoices."""
+        return cls(evidence=KINDS, scores=False)
 
     @cached_property
     def width(self) -> int:

@@ -8,10 +8,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from models.score_slots import ScoreSlots
 from nodes.membership import Membership
 from nodes.scoring_alarms import OpeningsWatch
 from nodes.scoring_guard import ScoringGuard, ScoringRefused
 from nodes.scoring_tables import EntityTable
+from policies import documents
 from policies.errors import SettingsRefused, UserError
 from protos.masked_sum import masked_sum_pb2 as masked
 from protos.masked_sum.member import Contributed, Party, contribute, reveal_seeds, reveal_shares
@@ -27,6 +31,12 @@ MAX_OPEN_REQUESTS = 1024
 MAX_MESSAGE_BYTES = MAX_REQUEST_BYTES + 65_536
 _KEPT_EPOCHS = 2
 _MAX_REVEAL_BYTES = ROSTER_BYTES + 200 * 64 + OVERHEAD_BYTES
+
+
+_NO_DOCUMENTS = EntityTable.of(
+    ScoreSlots.of_documents(), (), np.zeros((0, ScoreSlots.of_documents().width), dtype=np.int64)
+)
+"""What a node without books answers from, so that every node uploads: nobody has evidence here."""
 
 
 @dataclass
@@ -178,6 +188,8 @@ class ScoringResponder:
             raise CohortRefused("expected the epoch's cohort as the request's roster, found another")
         epoch.last_k = request.k
         table = self._tables.get((request.task, request.model_version))
+        if table is None and (request.task, request.model_version) == (documents.TASK, documents.VERSION):
+            table = _NO_DOCUMENTS
         if table is None:
             known = sorted(version[:16] for task, version in self._tables if task == request.task)
             raise ScoringRefused(
@@ -187,7 +199,7 @@ class ScoringResponder:
             )
         if request.layout_digest != table.layout.digest or request.slots_per_entity != table.layout.width:
             raise ScoringRefused("layout", "expected the slots of the agreement's catalogue, found others")
-        ticket, answers = self._guard.admit(request, epoch.began_s)
+        ticket, answers = self._guard.admit(request, epoch.began_s, lambda: table.count_unknown(request.tokens))
         values = table.vector(request.tokens, answers=answers, rng=self._rng)
         state, upload = contribute(epoch.party, request, values, self._rng)
         self._open[request.digest] = _Open(epoch, state, ticket)

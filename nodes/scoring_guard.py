@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from nodes.revocations import RevocationStore
 from nodes.scoring_alarms import Alarms
 from nodes.scoring_journal import Journal, boot_id
+from policies import documents
 from policies.agreement import Agreement
 from policies.errors import AgreementRefused
 from policies.grants import Grant, GrantRefused, Revocations
@@ -43,9 +44,10 @@ class _Charges:
     answers: dict[tuple[int, str], dict[bytes, int]] = field(default_factory=dict)
     by_requester: dict[tuple[int, str], int] = field(default_factory=dict)
     distinct: dict[tuple[int, str], set[bytes]] = field(default_factory=dict)
+    unknown: dict[int, int] = field(default_factory=dict)
 
-    def forget(self, window: int, day: int) -> None:
-        self.answers = {key: value for key, value in self.answers.items() if key[0] >= window - 1}
+    def forget(self, first_window: Callable[[str], int], day: int) -> None:
+        self.answers = {key: value for key, value in self.answers.items() if key[0] >= first_window(key[1])}
         self.by_requester = {key: value for key, value in self.by_requester.items() if key[0] >= day - 1}
         self.distinct = {key: value for key, value in self.distinct.items() if key[0] >= day - 1}
 
@@ -102,10 +104,18 @@ class ScoringGuard:
         """
         return self._revocations.take(signed)
 
-    def admit(self, request: Request, epoch_began_s: float) -> tuple[int, bool | list[bool]]:
+    def admit(
+        self, request: Request, epoch_began_s: float, count_unknown: Callable[[], int]
+    ) -> tuple[int, bool | list[bool]]:
         """Check a request and charge it.
 
-        Nothing here looks an entity up in this node's rows, so that a refusal says nothing about them.
+        Nothing here looks an entity up in this node's rows before the last check, so that a refusal says nothing about
+        them.
+
+        Args:
+            request: What is asked.
+            epoch_began_s: When its keys were made.
+            count_unknown: How many of its entities this node does not know; called once nothing can be refused.
 
         Returns:
             The journal's ticket of the charge, and whether the grant asks this node, or for which entities.
@@ -117,11 +127,7 @@ class ScoringGuard:
         self._check_time(request, now, epoch_began_s)
         if request.task not in policy.tasks:
             raise ScoringRefused("task", "expected a task that this node's scoring policy allows, found another")
-        try:
-            purposes = self._agreement.task(request.task).purposes
-        except AgreementRefused as error:
-            raise ScoringRefused("task", str(error)) from error
-        if request.purpose not in policy.purposes or request.purpose not in purposes:
+        if request.purpose not in policy.purposes or request.purpose not in self._purposes_of(request.task):
             raise ScoringRefused(
                 "purpose", "expected a purpose that agreement and scoring policy allow for the task, found another"
             )
@@ -133,6 +139,7 @@ class ScoringGuard:
             raise ScoringRefused(refused.code, str(refused)) from refused
         self._check_locks(tokens, request.roster, now, whole=False)
         self._charge(request, tokens, now)
+        unknown = count_unknown() if request.task == documents.TASK else 0
         ticket = self._journal.append(
             StoredDisclosure(
                 event=StoredDisclosure.CONTRIBUTED,
@@ -146,9 +153,12 @@ class ScoringGuard:
                 grant_id=grant.grant_id,
                 survivors=request.roster,
                 entities=request.entities,
+                unknown=unknown,
             ),
             flush=False,  # once the upload has left: it opens nothing, and shares wait for the flush
         )
+        if unknown:
+            self._watch_for_probing(unknown, int(now) // _DAY_S)
         return ticket, answers
 
     def lock(self, request: Request, survivors: tuple[str, ...]) -> int:
@@ -176,6 +186,29 @@ class ScoringGuard:
         # the answer leaves, is read as a lock on the whole roster. Other survivors must therefore reach the disk.
         return 0 if survivors == request.roster else ticket
 
+    def _purposes_of(self, task: str) -> Collection[str]:
+        """Purposes that the agreement foresees for a task; documents may be asked about for those of any task."""
+        if task == documents.TASK:
+            return {purpose for one in self._agreement.tasks for purpose in one.purposes}
+        try:
+            return self._agreement.task(task).purposes
+        except AgreementRefused as error:
+            raise ScoringRefused("task", str(error)) from error
+
+    def _watch_for_probing(self, unknown: int, day: int) -> None:
+        """Raise an alarm once a day if this node was asked about very many documents that it does not know (C8).
+
+        It refuses nothing: a refusal that depends on what a node knows would tell the gateway what it knows (C5).
+        """
+        before = self._charges.unknown.get(day, 0)
+        self._charges.unknown = {day: before + unknown}
+        limit = self._policy.unknown_documents
+        if before <= limit < before + unknown:
+            self.alarms.raise_(
+                f"more than {limit} documents were asked about today that this node does not know: somebody may be"
+                " guessing fingerprints; look at the requesters in the journal"
+            )
+
     def _check_time(self, request: Request, now: float, epoch_began_s: float) -> None:
         policy = self._policy
         skew = request.asked_at_ms / 1000 - now
@@ -185,10 +218,9 @@ class ScoringGuard:
                 f"expected a request of this minute, found one {skew:+.0f} s from this node's clock; synchronise the "
                 "clocks of gateway and nodes (NTP)",
             )
-        if request.window != request.asked_at_ms // 1000 // policy.window_s:
-            raise ScoringRefused(
-                "window", f"expected answer windows of {policy.window_s} s, found another window number"
-            )
+        window_s = policy.window_of(request.task)
+        if request.window != request.asked_at_ms // 1000 // window_s:
+            raise ScoringRefused("window", f"expected answer windows of {window_s} s, found another window number")
         if now - epoch_began_s > policy.max_epoch_s:
             raise ScoringRefused("epoch_expired", "expected a key epoch of today, found an older one; open a new one")
 
@@ -236,7 +268,7 @@ class ScoringGuard:
         policy, day = self._policy, int(now) // _DAY_S
         if day != self._pruned_day:
             self._pruned_day = day
-            self._charges.forget(request.window, day)
+            self._charges.forget(lambda task: int(now) // policy.window_of(task) - 1, day)
             self._locks = {token: lock for token, lock in self._locks.items() if lock[0] > now}
         charges = self._charges
         answers = charges.answers.setdefault((request.window, request.task), {})
@@ -276,7 +308,9 @@ class ScoringGuard:
             elif entry.event == StoredDisclosure.CONTRIBUTED:
                 tokens = split_tokens(entry.entities)
                 open_requests[entry.request_digest] = (at_s, tokens, tuple(entry.survivors))
-                self._record(entry.window, entry.task, entry.purpose, entry.requester, tokens, int(at_s) // _DAY_S)
+                day = int(at_s) // _DAY_S
+                self._record(entry.window, entry.task, entry.purpose, entry.requester, tokens, day)
+                self._charges.unknown[day] = self._charges.unknown.get(day, 0) + entry.unknown
             elif entry.event == StoredDisclosure.OPENED and entry.request_digest in open_requests:
                 _, tokens, _ = open_requests.pop(entry.request_digest)
                 self._set_locks(tokens, tuple(entry.survivors), at_s)

@@ -30,6 +30,7 @@ class ScoringService:
         state_dir: The folders of the journal and of revocation lists are made in it.
         now: This node's clock, Unix seconds.
         token_key: The members' key, for grants that name who answers.
+        responder: What answers; another one for simulations of members that lie.
     """
 
     def __init__(
@@ -42,6 +43,7 @@ class ScoringService:
         *,
         now: Callable[[], float] = time.time,
         token_key: TokenKey | None = None,
+        responder: type[ScoringResponder] = ScoringResponder,
     ) -> None:
         self._connection = connection
         self._journal = Journal(state_dir / "scoring", now)
@@ -50,7 +52,7 @@ class ScoringService:
             policy, membership.agreement, membership.member, self._journal, revocations, now, token_key=token_key
         )
         self._tables = tables
-        self._responder = ScoringResponder(membership, guard, tables, now=now)
+        self._responder = responder(membership, guard, tables, now=now)
         self._loop = asyncio.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)

@@ -100,6 +100,10 @@ class EntityTable:
                 f"{shown_path(path)}: expected a table of partial scores, found something else; make it again."
             ) from error
 
+    def count_unknown(self, tokens: Sequence[bytes]) -> int:
+        """How many of these entities this member does not know."""
+        return sum(token not in self.rows for token in tokens)
+
     def vector(
         self, tokens: Sequence[bytes], *, answers: bool | Sequence[bool], rng: Callable[[int], bytes] = os.urandom
     ) -> Vector:

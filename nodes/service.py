@@ -18,6 +18,7 @@ from threadpoolctl import threadpool_limits
 from models.features import TrainingData
 from nodes.consent import ConsentFilter, consent_filter
 from nodes.contract import check_rows_of_tasks, prepare_rows
+from nodes.evidence import EvidenceReader
 from nodes.fleet import FleetConnection, run_node
 from nodes.identity import load_identity
 from nodes.ledger_witness import LedgerWitness
@@ -217,11 +218,16 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     scoring = _scoring(settings, membership)
+    evidence = None if settings.evidence is None else EvidenceReader(settings, settings.evidence)
+    if evidence is not None and (found := evidence.start()) is not None:
+        announce(f"evidence of {found.num_documents} documents ({', '.join(found.kinds)})")
     if scoring is not None:
         scoring.start(on_online=lambda: announce("online for scores"))
     try:
         run_node(fleet_connection(settings), runtime.handle, stop, on_online=lambda: announce("online"))
     finally:
+        if evidence is not None:
+            evidence.stop()
         if scoring is not None:
             scoring.stop()
         store.close()

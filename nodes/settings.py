@@ -164,6 +164,22 @@ class ConsentPlace(ClosedModel):
     """The key that members and issuers share, mode 0600."""
 
 
+class EvidencePlace(ClosedModel):
+    """Where this node's books say what became of orders and invoices; without this table it says nothing of them."""
+
+    source: Annotated[CsvSource | ParquetSource | SqlSource, Field(discriminator="kind")]
+    """Columns seller_tax_id, buyer_tax_id, number, date, amount, currency, and any of paid_amount (a number), shipped,
+    delivered, pledged (0 or 1)."""
+    amount_tolerance_percent: Annotated[float, Field(ge=0, le=50)] = 2.0
+    """How far what was paid may be from a document's amount."""
+    refresh_s: Annotated[float, Field(ge=1, le=86_400)] = 300.0
+    """How often the source is read again."""
+
+    def opened_source(self, environ: Mapping[str, str]) -> CsvSource | ParquetSource | OpenedSqlSource:
+        """The source with its URL fetched; see `NodeSettings.opened_source`."""
+        return self.source.opened(environ) if isinstance(self.source, SqlSource) else self.source
+
+
 class NodeSettings(ClosedModel):
     """Everything that one node process is told at its start."""
 
@@ -179,6 +195,7 @@ class NodeSettings(ClosedModel):
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     scoring: ScoringPlace | None = None
     consent: ConsentPlace | None = None
+    evidence: EvidencePlace | None = None
 
     @property
     def token_key_path(self) -> Path | None:

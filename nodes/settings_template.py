@@ -51,10 +51,19 @@ key_path = {_text(f"{keys_dir}/tls.pem")}
 
 [source]
 {source}
+# [scoring]                                # answers to scores and matches; without this table there are none
+# gateway = "platform.example:8444"        # the coordinator's scoring gateway
+# policy_path = "scoring.toml"             # no scoring policy, no answer
+# tables_dir = "tables"                    # this member's partial scores, as training runs publish them
+#
 # [consent]                                # needed by consent = "grants" in policy.toml
 # grants_dir = "grants"                    # *.grant, as `tallystick grant issue` writes them
 # revocations_dir = "revocations"          # *.revocations, as `tallystick grant revoke` writes them
 # token_key_path = {_text(f"{keys_dir}/token.key")}      # of the members and issuers, mode 0600
+#
+# [evidence]                               # what this member's books say of orders and invoices
+# source = {{ kind = "csv", path = "books.csv" }}
+# amount_tolerance_percent = 2.0
 """
 
 
@@ -100,6 +109,26 @@ auto_cosign = {"true" if auto_cosign else "false"}      # true: a label holder c
 consent = "grants"       # rows need a signed grant (node.toml says where they are); "source": the source holds
                          # entities that consented and no others
 grant_issuers = []       # "ed25519:..." of those whose grants count
+"""
+
+
+def scoring_policy_toml(agreement: Agreement | None) -> str:
+    """The text of a `scoring.toml`: what the agreement foresees; nobody's grants count until an issuer is named.
+
+    Args:
+        agreement: The agreement, if it is there already.
+    """
+    tasks = sorted(task.name for task in agreement.tasks) if agreement else []
+    purposes = sorted({purpose for task in agreement.tasks for purpose in task.purposes}) if agreement else []
+    return f"""\
+# The owner's own rules for answering scores. An empty list allows nothing.
+format = "tallystick-scoring-policy/1"
+tasks = {_list(tasks)}            # add "three_way_match" to answer about orders and invoices
+purposes = {_list(purposes)}
+grant_issuers = []       # "ed25519:..." of those whose grants count
+answers_per_entity = 3   # answers about one entity and task in one window
+entities_per_requester = 200000  # entities asked about by one requester in a day
+distinct_entities = 500000       # different entities in a day and purpose
 """
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from policies import documents
 from policies.agreement import Name, Slug, parse_identity_key
 from policies.closed_model import ClosedModel, parse_model, parse_toml, read_bounded, shown_path
 from policies.errors import GuardRefused
@@ -23,17 +24,26 @@ class ScoringPolicy(ClosedModel):
     """Identity keys (`ed25519:...`) whose grants this node accepts."""
     window_s: Annotated[int, Field(ge=60)] = 86_400
     """Length of the answer window; the consortium's, since it is part of every request."""
+    match_window_s: Annotated[int, Field(ge=60)] = 900
+    """The same for documents (task `three_way_match`), of which more becomes known from hour to hour."""
     answers_per_entity: Annotated[int, Field(ge=1)] = 3
     """Answers about one entity and task in one window."""
     entities_per_requester: Annotated[int, Field(ge=1)] = 200_000
     """Entities asked about by one requester in a day, repeats included."""
     distinct_entities: Annotated[int, Field(ge=1)] = 500_000
     """Different entities in a day and purpose."""
+    unknown_documents: Annotated[int, Field(ge=1)] = 1_000
+    """Documents in a day that this node was asked about and does not know, above which it raises an alarm: somebody may
+    be guessing (C8). The gateway is not told; what it may ask in all is bounded by `distinct_entities`."""
     roster_lock_s: Annotated[int, Field(ge=3600)] = 86_400
     """How long the survivor set of an entity's answer is the only one allowed (C2)."""
     max_clock_skew_s: Annotated[float, Field(gt=0)] = 120.0
     max_epoch_s: Annotated[int, Field(ge=60)] = 90_000
     """Age of a key epoch at which this node answers no more under it."""
+
+    def window_of(self, task: str) -> int:
+        """Length of a task's answer window, seconds."""
+        return self.match_window_s if task == documents.TASK else self.window_s
 
     @cached_property
     def issuer_keys(self) -> frozenset[bytes]:

@@ -26,6 +26,8 @@ from nodes.revocations import RevocationStore, revocations_folder
 from nodes.scoring import ScoringResponder
 from nodes.scoring_guard import ScoringGuard
 from nodes.scoring_journal import Journal
+from nodes.scoring_tables import EntityTable
+from policies import documents
 from policies.guard import NodePolicy
 from policies.key_files import load_identity_key
 from policies.scoring_policy import ScoringPolicy, load_scoring_policy
@@ -108,6 +110,11 @@ class LocalScoring:
         consortium: Keys, tables, policies.
         clock: The gateway's; nodes have it too unless `skew_s` says otherwise.
         nodes: By member, those connected now.
+        policy_changes: Of every node.
+        skew_s: By member: how far its clock is ahead.
+        layout: Slots of a score.
+        books: By member: evidence of documents.
+        settings: The gateway's deadlines.
     """
 
     consortium: ScoringConsortium
@@ -116,7 +123,12 @@ class LocalScoring:
     policy_changes: dict[str, object] = field(default_factory=dict)
     skew_s: dict[str, float] = field(default_factory=dict)
     layout: ScoreSlots = LAYOUT
-    settings: GatewaySettings = field(default_factory=lambda: GatewaySettings(upload_s=0.3, reveal_s=0.3, hedge_s=0.1))
+    books: dict[str, EntityTable] = field(default_factory=dict)
+    settings: GatewaySettings = field(
+        default_factory=lambda: GatewaySettings(
+            window_s_of={documents.TASK: 900}, upload_s=0.3, reveal_s=0.3, hedge_s=0.1
+        )
+    )
 
     async def start(self, *members: str) -> None:
         """Start the gateway, connect these members (all by default), and wait for their epoch."""
@@ -128,7 +140,7 @@ class LocalScoring:
         state, keys = self.consortium.folder / "coordinator" / "state", self.consortium.folder / "coordinator" / "keys"
         self.gateway = ScoringGateway(
             self.consortium.agreement,
-            {TASK: self.layout},
+            {TASK: self.layout, documents.TASK: ScoreSlots.of_documents()},
             AnswerStore(state, SigningKey(load_identity_key(keys / "identity.pem"))),
             RevocationLists(state / "revocations"),
             self.settings,
@@ -203,6 +215,8 @@ class LocalScoring:
         revocations = RevocationStore(revocations_folder(folder / member / "state"), policy.issuer_keys)
         guard = ScoringGuard(policy, agreement, member, journal, revocations, now, token_key=self.consortium.token_key)
         tables = {(TASK, MODEL_VERSION): self.consortium.tables[member]}
+        if member in self.books:
+            tables[documents.TASK, documents.VERSION] = self.books[member]
         return LocalNode(member, ScoringResponder(membership, guard, tables, now=now), journal)
 
 

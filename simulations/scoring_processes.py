@@ -65,16 +65,8 @@ def run_gateway(folder: Path, port: int) -> None:
 
 def run_node(folder: Path, member: str, port: int) -> None:
     """One member's scoring, alone."""
-    keys = folder / member / "keys"
-    identity = load_identity(keys / "identity.pem", keys / "tls.pem")
-    membership = Membership(
-        member=member,
-        identity=SigningKey(identity.identity_key),
-        agreement=load_agreement(folder / "agreement.toml"),
-        policy=node_policy(),
-    )
     service = ScoringService(
-        membership,
+        membership_of(folder, member),
         load_scoring_policy(folder / member / "scoring.toml"),
         {(TASK, MODEL_VERSION): EntityTable.load(folder / member / "scores.npz")},
         connection(folder, member, port),
@@ -83,6 +75,18 @@ def run_node(folder: Path, member: str, port: int) -> None:
     service.start(on_online=lambda: print("online", flush=True))
     _until_signal()
     service.stop()
+
+
+def membership_of(folder: Path, member: str) -> Membership:
+    """Who a member's node is."""
+    keys = folder / member / "keys"
+    identity = load_identity(keys / "identity.pem", keys / "tls.pem")
+    return Membership(
+        member=member,
+        identity=SigningKey(identity.identity_key),
+        agreement=load_agreement(folder / "agreement.toml"),
+        policy=node_policy(),
+    )
 
 
 def connection(folder: Path, member: str, port: int) -> GatewayConnection:

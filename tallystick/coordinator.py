@@ -8,19 +8,21 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import TypeAdapter, ValidationError
 
 from coordinator.certificates import (
     admit as admit_member,
 )
 from coordinator.certificates import (
     create_authority,
+    create_client_certificate,
     create_server_certificate,
     load_authority,
     write_authority,
 )
 from coordinator.settings import check_coordinator_files, load_coordinator_settings
 from coordinator.settings_template import coordinator_settings_toml
-from policies.agreement import Agreement, load_agreement
+from policies.agreement import Agreement, MemberId, load_agreement
 from policies.closed_model import read_bounded, shown, shown_path
 from policies.errors import AgreementRefused, SettingsRefused
 from policies.key_files import create_identity_key, identity_key_text, load_identity_key, make_private_folder
@@ -95,6 +97,45 @@ def admit(
             f"{shown_path(written)}: cannot be written ({problem.strerror}); check members_dir."
         ) from None
     print(f"Admitted {member_id}: send it {shown_path(written)} and {shown_path(ca_path)}.")
+
+
+@app.command()
+def client(
+    name: Annotated[str, typer.Argument(help="Its name, which the nodes' budgets count.", show_default=False)],
+    settings: SettingsPath = Path("coordinator.toml"),
+    out: Annotated[Path, typer.Option(help="Folder for its key and certificate, mode 0700.")] = Path("client"),
+    authority_key: Annotated[
+        Path | None, typer.Option(help="The authority's key; beside its certificate by default.", show_default=False)
+    ] = None,
+) -> None:
+    """Make the key and certificate of a service that may ask the scoring gateway, and admit it.
+
+    Example: tallystick coordinator client platform --settings coordinator/coordinator.toml --out platform
+    """
+    coordinator_settings = load_coordinator_settings(settings)
+    if coordinator_settings.scoring is None:
+        raise SettingsRefused(
+            f"{shown_path(settings)}: expected a scoring table, found none; without it there is no gateway to ask."
+        )
+    try:
+        TypeAdapter(MemberId).validate_python(name)
+    except ValidationError:
+        raise typer.BadParameter(
+            f"expected a name of lower-case letters, digits and hyphens such as platform, found {shown(name)}"
+        ) from None
+    ca_path = coordinator_settings.tls.ca_certificate_path
+    authority = load_authority(ca_path, authority_key or ca_path.with_suffix(".pem"))
+    make_private_folder(out)
+    create_client_certificate(authority, name, dt.datetime.now(dt.UTC), out)
+    inbox = coordinator_settings.scoring.clients_dir
+    try:
+        inbox.mkdir(parents=True, exist_ok=True)
+        (inbox / f"{name}.crt").write_bytes((out / f"{name}.crt").read_bytes())
+    except OSError as problem:
+        raise SettingsRefused(
+            f"{shown_path(inbox)}: cannot be written to ({problem.strerror}); check clients_dir."
+        ) from None
+    print(f"Admitted {name}: give it {shown_path(out)} and {shown_path(ca_path)}.")
 
 
 @app.command()

@@ -16,7 +16,7 @@ from policies.errors import SettingsRefused
 from policies.grant_files import GRANT_SUFFIX, REVOCATIONS_SUFFIX, read_grant, read_revocations, write_replacing
 from policies.grants import Grant, issue_grant, issue_revocations
 from policies.key_files import create_identity_key, identity_key_text, load_identity_key, write_private
-from policies.token_key import create_token_key, load_token_key
+from policies.token_key import TokenKey, create_token_key, load_token_key
 from protos.masked_sum.request import MAX_ENTITIES
 
 if TYPE_CHECKING:
@@ -96,9 +96,12 @@ def issue(
     one_role_may_answer: Annotated[
         bool, typer.Option(help="Let a score be used that one member alone contributes to.")
     ] = False,
+    documents: Annotated[
+        bool, typer.Option("--documents", help="The file is a CSV of orders and invoices, for `tallystick match`.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Sign a grant for the entities of a file.
+    """Sign a grant for the entities, or the documents, of a file.
 
     Identifiers become tokens; the grant does not hold them. All are understood, or nothing is written.
     """
@@ -107,18 +110,8 @@ def issue(
     _check_purposes(terms, purpose)
     answering = _answering(terms, roles, answers or ())
     signer, key = load_identity_key(issuer_key), load_token_key(token_key)
-    identifiers = _identifiers(rows, id_column)
-
-    from nodes.entity_tokens import EntityTokens
-
-    tokens = EntityTokens(key, terms.entities.id_type).of(identifiers)
-    malformed = [line for line, token in enumerate(tokens, start=1) if token is None]
-    if malformed:
-        raise SettingsRefused(
-            f"{shown_path(rows)}: expected identifiers of type {terms.entities.id_type!r}, found {len(malformed)} that"
-            f" are none (the first is number {malformed[0]}); correct or remove them."
-        )
-    different = {token for token in tokens if token is not None}
+    tokens = _tokens(rows, id_column, key, token_key, terms, documents=documents)
+    different = set(tokens)
     if not 1 <= len(different) <= MAX_ENTITIES:
         raise SettingsRefused(
             f"{shown_path(rows)}: expected 1 to {MAX_ENTITIES} different entities, found {len(different)};"
@@ -276,25 +269,26 @@ def _answering(terms: Agreement, roles: Sequence[str], named: Sequence[str]) -> 
     return found
 
 
-def _identifiers(path: Path, column: str | None) -> Sequence[object]:
-    if column is None:
-        from policies.closed_model import read_bounded
+def _tokens(
+    rows: Path, id_column: str | None, key: TokenKey, key_path: Path, terms: Agreement, *, documents: bool
+) -> list[bytes]:
+    """A token for every row of a file, all of them understood.
 
-        content = read_bounded(path, SettingsRefused, 300 * MAX_ENTITIES)
-        try:
-            lines = content.decode("utf-8").splitlines()
-        except UnicodeDecodeError:
-            raise SettingsRefused(
-                f"{shown_path(path)}: expected identifiers in UTF-8, one a line, found other bytes;"
-                " check that it is the right file."
-            ) from None
-        return [line.strip() for line in lines if line.strip()]
-    from nodes.column_values import ids_of
-    from nodes.sources.csv_file import read_csv_rows
+    Raises:
+        SettingsRefused: The file cannot be read, or a row is not understood; no value is shown.
+    """
+    if documents:
+        from tallystick.match import tokens_of_documents
 
-    frame = read_csv_rows(path)
-    if column not in frame.columns:
+        return list(tokens_of_documents(rows, key_path).values())
+    from nodes.entity_tokens import EntityTokens
+    from tallystick.federated_score import read_identifiers
+
+    tokens = EntityTokens(key, terms.entities.id_type).of(read_identifiers(rows, id_column))
+    malformed = [line for line, token in enumerate(tokens, start=1) if token is None]
+    if malformed:
         raise SettingsRefused(
-            f"{shown_path(path)}: expected the column {shown(column)}, found none of that name; correct --id-column."
+            f"{shown_path(rows)}: expected identifiers of type {terms.entities.id_type!r}, found {len(malformed)} that"
+            f" are none (the first is number {malformed[0]}); correct or remove them."
         )
-    return ids_of(frame[column])
+    return [token for token in tokens if token is not None]

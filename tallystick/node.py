@@ -15,7 +15,7 @@ from pydantic import TypeAdapter, ValidationError
 from nodes.identity import certificate_request, create_or_load_identity
 from nodes.readiness import certificate_valid_until, readiness, require_ready
 from nodes.settings import load_node_settings
-from nodes.settings_template import node_policy_toml, node_settings_toml, source_toml
+from nodes.settings_template import node_policy_toml, node_settings_toml, scoring_policy_toml, source_toml
 from policies.agreement import MemberId, agreement_hash, load_agreement
 from policies.closed_model import shown, shown_path
 from policies.errors import SettingsRefused, UserError
@@ -70,6 +70,7 @@ def init(
     _keep_or_write(request, certificate_request(identity, member).decode("ascii"))
     _keep_or_write(folder / "node.toml", settings)
     _keep_or_write(folder / "policy.toml", node_policy_toml(terms))
+    _keep_or_write(folder / "scoring.toml", scoring_policy_toml(terms))
     load_node_settings(folder / "node.toml")
     print(f"identity key   {identity.public_text}")
     print("Next: send this key for the agreement, and the .csr file to the operator; then review policy.toml.")

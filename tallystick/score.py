@@ -1,4 +1,4 @@
-"""`tallystick score`: score the rows of a CSV file with a released model."""
+"""`tallystick score`: score rows with a released model, or entities with one that no single party holds."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from tallystick.gateway_client import Ca, Caller, Cert, Gateway, GrantFile, Key, Purpose, TokenKeyFile, Tokens
+
 if TYPE_CHECKING:
     from models.artefact import Model
     from models.scoring import Scores
@@ -22,19 +24,62 @@ MAX_REASONS = 4
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-@app.command(epilog="Example: tallystick score --model runs/run-1 --in rows.csv --out scores.csv")
-def score(
-    model: Annotated[Path, typer.Option(help="model.tallystick of a run, or the folder of the run.")],
-    rows: Annotated[Path, typer.Option("--in", help="CSV with a header and one column for each feature.")],
-    out: Annotated[Path, typer.Option(help="CSV to write; replaced if it exists.")],
-    id_column: Annotated[str | None, typer.Option(help="Column of the rows to copy into the scores.")] = None,
+@app.command(
+    epilog="Example: tallystick score --model runs/run-1 --in rows.csv --out scores.csv. Example: tallystick score"
+    " --gateway platform.example:8444 --ca consortium-ca.crt --cert platform.crt --model runs/run-2 --grant"
+    " seller-7.grant"
+)
+def score(  # noqa: PLR0917 - one argument for each option
+    model: Annotated[
+        Path,
+        typer.Option(help="model.tallystick of a run, or its folder; with --gateway its federated_model.json."),
+    ],
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            "--in",
+            help="CSV with a header and one column for each feature; with --gateway identifiers, one a line.",
+            show_default=False,
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="CSV to write; replaced if it exists.", show_default=False)] = None,
+    id_column: Annotated[
+        str | None, typer.Option(help="Column of the rows to copy into the scores, or of the identifiers.")
+    ] = None,
     version: Annotated[str | None, typer.Option(help="SHA-256 that the model must have.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a summary as JSON.")] = False,
+    gateway: Gateway = None,
+    ca: Ca = None,
+    cert: Cert = None,
+    key: Key = None,
+    grant: GrantFile = None,
+    purpose: Purpose = None,
+    entity: Annotated[
+        list[str] | None, typer.Option(help="An identifier, with --token-key; repeated.", show_default=False)
+    ] = None,
+    token: Tokens = None,
+    token_key: TokenKeyFile = None,
+    agreement: Annotated[
+        Path | None, typer.Option(help="The agreement.toml: how identifiers are written.", show_default=False)
+    ] = None,
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the gateway.", min=0.1)] = 60.0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a summary, or federated scores, as JSON.")] = False,
 ) -> None:
     """Score rows: PD, score points, points of each feature, and the reason codes that cost most.
 
     All rows are scored, or none is: a row that breaks the feature contract is named, and nothing is written.
+
+    With --gateway the members score together, and nobody sees a part of it: PD, points, reasons, and which roles were
+    absent, of everything that the grant covers, or of the entities that --entity, --token or --in name.
     """
+    if gateway is not None:
+        from tallystick.federated_score import Asked, score_by_gateway
+
+        asked = Asked(tuple(entity or ()), rows, id_column, tuple(token or ()), token_key, agreement)
+        caller = Caller.of_options(gateway, ca, cert, key, grant, purpose)
+        score_by_gateway(caller, model, version, asked, out, timeout_s=timeout, as_json=as_json)
+        return
+    if rows is None or out is None:
+        raise typer.BadParameter("expected --in and --out, or --gateway, found neither")
     from coordinator.api.model_source import model_from_path
     from models.scoring import score_frame
     from nodes.sources.csv_file import read_csv_rows

@@ -96,6 +96,7 @@ def test_help_lists_every_verb_with_its_line(capsys):
         ("node", "status"),
         ("coordinator", "init"),
         ("coordinator", "admit"),
+        ("coordinator", "client"),
         ("coordinator", "run"),
         ("coordinator", "migrate"),
         ("ledger", "verify"),

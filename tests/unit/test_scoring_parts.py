@@ -127,7 +127,7 @@ def test_node_without_a_scoring_policy_answers_none(tmp_path):
 # ---- tables ----
 
 
-def test_partial_score_is_rounded_to_64ths_and_votes_for_the_two_worst_terms():
+def test_c9_partial_score_is_rounded_to_64ths_and_votes_for_the_two_worst_terms():
     layout = ScoreSlots(("A", "B", "C", "D"))
     contributions = np.array([[0.5, -0.1, 0.3, 0.2], [-1.0, -1.0, -1.0, 0.01], [0.0, 0.0, 0.0, 0.0]])
 

@@ -385,7 +385,7 @@ def test_c5_refusals_do_not_depend_on_what_the_node_knows(three):
     assert found_by[known] == found_by[unknown]
 
 
-def test_requester_budget_and_daily_cap_count_every_entity_of_a_batch(three):
+def test_c9_requester_budget_and_daily_cap_count_every_entity_of_a_batch(three):
     three.policy_changes = {"entities_per_requester": 5, "distinct_entities": 8}
     tokens = three.consortium.tokens
 
@@ -401,7 +401,7 @@ def test_requester_budget_and_daily_cap_count_every_entity_of_a_batch(three):
     assert run(three, script) == [True, "requester_budget", True, "daily_cap"]
 
 
-def test_budgets_survive_the_process(three):
+def test_c9_budgets_survive_the_process(three):
     three.policy_changes = {"answers_per_entity": 1}
     token = entity(three, 3)
 
