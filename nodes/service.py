@@ -9,15 +9,13 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 from threadpoolctl import threadpool_limits
 
-from models.features import TrainingData
-from nodes.consent import ConsentFilter, consent_filter
-from nodes.contract import check_rows_of_tasks, prepare_rows
+from nodes.checked_rows import CheckedData, CheckedVerticalRows, check_sources
+from nodes.consent import consent_filter
 from nodes.evidence import EvidenceReader
 from nodes.fleet import FleetConnection, run_node
 from nodes.identity import load_identity
@@ -29,11 +27,9 @@ from nodes.scoring_service import ScoringService
 from nodes.scoring_stream import GatewayConnection
 from nodes.scoring_tables import ScoreTables
 from nodes.settings import NodeSettings
-from nodes.sources import load_rows
 from nodes.store import NodeStore
 from nodes.tower_keeper import TowerKeeper
 from nodes.vertical import VerticalSide
-from nodes.vertical_data import OwnRows
 from policies.agreement import load_agreement
 from policies.guard import load_policy
 from policies.proposal import ACROSS_ROLES
@@ -43,100 +39,6 @@ from policies.token_key import load_token_key
 from protos.sealed_sum.keys import SigningKey
 
 log = logging.getLogger(__name__)
-
-
-class CheckedData:
-    """This member's rows, read and checked when a task first asks for them, then kept for the life of the process."""
-
-    def __init__(self, membership: Membership, settings: NodeSettings, announce: Callable[[str], None]) -> None:
-        self._membership = membership
-        self._settings = settings
-        self._announce = announce
-        self._rows: dict[str, TrainingData] = {}
-
-    def __call__(self, task: str) -> TrainingData:
-        """The rows for a task.
-
-        Raises:
-            UserError: The source cannot be read, or breaks the agreement's contract.
-        """
-        if task not in self._rows:
-            frame = load_rows(self._settings.opened_source(os.environ))
-            data, report = prepare_rows(
-                frame, self._membership.agreement, member_id=self._membership.member, task_name=task
-            )
-            for line in report.lines():
-                log.info("%s", line)
-            self._announce(
-                f"{task}: {report.rows_kept} of {report.rows_read} rows in use, {report.rows_set_aside} set aside"
-            )
-            self._rows[task] = data
-        return self._rows[task]
-
-
-class CheckedVerticalRows:
-    """This member's rows in runs across roles: its role's columns, and the labels that its role holds.
-
-    Read and checked when a run first asks for its tasks, then kept: a run must see the same rows throughout, and its
-    alignment the entities of just these rows.
-
-
-    Args:
-        membership: Who this node is.
-        settings: Where the rows are.
-        consent: Which of them may be used.
-        announce: Called with one line about what was found.
-    """
-
-    def __init__(
-        self,
-        membership: Membership,
-        settings: NodeSettings,
-        consent: Callable[[], ConsentFilter],
-        announce: Callable[[str], None],
-    ) -> None:
-        self._membership = membership
-        self._settings = settings
-        self._consent = consent
-        self._announce = announce
-        self._kept: tuple[frozenset[str], OwnRows] | None = None
-
-    def __call__(self, *tasks: str) -> OwnRows:
-        """The rows of these tasks, in the order of their ids, also those whose entity did not consent.
-
-        Raises:
-            UserError: The source cannot be read, or breaks the agreement's contract.
-        """
-        if self._kept is None or self._kept[0] != frozenset(tasks):
-            frame = load_rows(self._settings.opened_source(os.environ))
-            rows, labels, report = check_rows_of_tasks(
-                frame, self._membership.agreement, member_id=self._membership.member, task_names=tasks
-            )
-            for line in report.lines():
-                log.info("%s", line)
-            self._announce(f"{', '.join(tasks)}: {report.rows_kept} of {report.rows_read} rows to align")
-            as_float = {task: label.astype(np.float64) for task, label in labels.items()}
-            self._kept = frozenset(tasks), OwnRows(rows.entity_ids, rows.columns, as_float)
-        return self._kept[1]
-
-    def entities(self, tasks: Sequence[str], purpose: str) -> tuple[str | None, ...]:
-        """One id a row, None for a row whose entity did not consent to the purpose.
-
-        Raises:
-            UserError: The source cannot be read, or breaks the agreement's contract; or consent cannot be told.
-        """
-        ids = self(*tasks).entity_ids
-        consented = self._consent().rows(ids, purpose)
-        if not consented.all():
-            self._announce(f"{', '.join(tasks)}: {int(consented.sum())} of {len(ids)} entities consented to {purpose}")
-        return tuple(entity if may else None for entity, may in zip(ids, consented.tolist(), strict=True))
-
-    def check(self, task: str) -> None:
-        """Read the source once and tell how many entities could be aligned for each purpose."""
-        policy = self._membership.policy
-        for purpose in self._membership.agreement.task(task).purposes:
-            if purpose in policy.purposes:
-                self.entities((task,), purpose)
 
 
 def build_membership(settings: NodeSettings) -> Membership:
@@ -194,14 +96,7 @@ def _serve(settings: NodeSettings, announce: Callable[[str], None]) -> int:
     if "consent" not in membership.policy.model_fields_set:
         announce('policy.toml does not say where consent is known: taken as consent = "source"')
     rows = CheckedVerticalRows(membership, settings, lambda: consent_filter(settings, membership), announce)
-    role = membership.agreement.member(membership.member).role
-    for task in membership.agreement.tasks:
-        if task.name not in membership.policy.tasks:
-            continue
-        if task.label_role == role:
-            data(task.name)
-        elif membership.agreement.features_of(role):
-            rows.check(task.name)
+    check_sources(membership, data, rows)
     store = NodeStore(settings.state_dir)
     vertical = VerticalSide(rows, TowerKeeper(settings, membership))
     runtime = NodeRuntime(

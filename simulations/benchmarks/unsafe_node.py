@@ -19,10 +19,11 @@ from pathlib import Path
 
 import torch
 
+from nodes.checked_rows import CheckedData
 from nodes.fleet import run_node
 from nodes.flower_app import Handle
 from nodes.runtime import NodeRuntime
-from nodes.service import CheckedData, build_membership, fleet_connection
+from nodes.service import build_membership, fleet_connection
 from nodes.settings import load_node_settings
 from nodes.store import NodeStore
 from policies.errors import UserError

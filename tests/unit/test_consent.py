@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from nodes.checked_rows import CheckedVerticalRows
 from nodes.consent import ConsentAtSource, ConsentByGrants, consent_filter
 from nodes.entity_tokens import EntityTokens
 from nodes.membership import Membership
 from nodes.readiness import readiness
 from nodes.revocations import RevocationStore, revocations_folder
-from nodes.service import CheckedVerticalRows
 from nodes.settings import load_node_settings
 from policies.agreement import format_identity_key
 from policies.errors import GuardRefused, SettingsRefused, UserError
