@@ -23,7 +23,6 @@ class RevocationLists:
     """
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder = folder
         self._seen: dict[str, tuple[int, int, int]] = {}
         self._signed: dict[bytes, bytes] = {}
@@ -56,6 +55,7 @@ class RevocationLists:
 
     def refresh(self) -> list[bytes]:
         """Look at the folder again: the lists that are newer than the known ones. What is none is named in the log."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh = []
         for path in revocation_paths(self._folder):
             try:

@@ -33,15 +33,15 @@ class Link:
 
     Attributes:
         member: Whose.
-        outbox: What waits to be sent; None ends the writing.
-        task: Serves the stream.
         revoked: Issuer -> version of its revocation list that the node says is on its disk.
+        task: Serves the stream.
     """
 
     member: str
     revoked: dict[bytes, int] = field(default_factory=dict)
-    outbox: asyncio.Queue[bytes | None] = field(default_factory=asyncio.Queue)
     task: asyncio.Task[None] | None = field(default_factory=asyncio.current_task)
+    _waiting: list[bytes] = field(default_factory=list)
+    _more: asyncio.Future[None] | None = None
 
     def close(self) -> None:
         """End the stream."""
@@ -50,7 +50,20 @@ class Link:
 
     def send(self, message: bytes) -> None:
         """Queue a message; order is kept."""
-        self.outbox.put_nowait(message)
+        self._waiting.append(message)
+        if self._more is not None and not self._more.done():
+            self._more.set_result(None)
+
+    async def wait(self) -> None:
+        """Wait until a message is queued."""
+        if not self._waiting:
+            self._more = asyncio.get_running_loop().create_future()
+            await self._more
+
+    def take(self) -> list[bytes]:
+        """Everything that is queued."""
+        taken, self._waiting = self._waiting, []
+        return taken
 
 
 @dataclass(eq=False)
@@ -174,7 +187,6 @@ class Streams:
         except DecodeError:
             log.warning("closing the stream of %s: it sent bytes that are no message", member)
         finally:
-            link.outbox.put_nowait(None)
             writer.cancel()
             self._end(link)
 
@@ -271,14 +283,9 @@ async def _write(
     link: Link, context: grpc.aio.ServicerContext[pb.Packet, pb.Packet], hold_s: Callable[[], float]
 ) -> None:
     """Send what waits, all of it at once: what a write, a read and a flush cost hardly depends on how much it is."""
-    while (message := await link.outbox.get()) is not None:
-        packet = pb.Packet(messages=[message])
+    while True:
+        await link.wait()
         hold = hold_s()
         if hold:
             await asyncio.sleep(hold)
-        while not link.outbox.empty():
-            message = link.outbox.get_nowait()
-            if message is None:
-                return
-            packet.messages.append(message)
-        await context.write(packet)
+        await context.write(pb.Packet(messages=link.take()))

@@ -23,6 +23,8 @@ MAX_ATTEMPTS = 4
 """Attempts that opened nothing: no node was asked for a share yet, so that another cannot be a difference."""
 
 FORGET_EVERY_S = 60.0
+CLOCK_SKEW_S = 120.0
+"""What a grant's beginning may lie ahead of this clock, as nodes allow it by default."""
 
 Key = tuple[bytes, str, str, int]
 
@@ -138,7 +140,7 @@ class ScoringGateway:
         """
         try:
             grant = Grant.read(question.grant, self._issuers)
-            grant.check(purpose=question.purpose, tokens=tokens, now_s=now, skew_s=0.0)
+            grant.check(purpose=question.purpose, tokens=tokens, now_s=now, skew_s=CLOCK_SKEW_S)
         except GrantRefused as refused:
             raise NotAnswered(refused.code, str(refused)) from refused
         if self._revocations.revoked(grant.grant_id, grant.issuer):
@@ -158,13 +160,23 @@ class ScoringGateway:
 
     def look_for_revocations(self) -> None:
         """Push what was put into the folder of revocation lists since."""
-        for signed in self._revocations.refresh():
+        try:
+            fresh = self._revocations.refresh()
+        except OSError as error:
+            log.warning("the folder of revocation lists cannot be read: %s", error.strerror)
+            return
+        for signed in fresh:
             self.streams.push_revocations(signed)
 
     def disclose(self) -> None:
         """Tell the nodes what the log says of openings since the last time (C2)."""
         if self._told < self._store.last_disclosure:
-            self.streams.tell(self._store.disclosures(self._told))
+            try:
+                entries = self._store.disclosures(self._told)
+            except sqlite3.Error as error:
+                log.warning("the log of openings cannot be read: %s", error)
+                return
+            self.streams.tell(entries)
             self._told = self._store.last_disclosure
 
     def checkpoint(self) -> None:

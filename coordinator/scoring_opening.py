@@ -250,9 +250,8 @@ class Opener:
 
         Nothing rests on everybody being asked: any T answers open the total, and so the rules hold for any T.
         """
-        request, survivors = revealing.collected.request, revealing.survivors
-        first = request.k % len(survivors)
-        turn = [member for member in (*survivors[first:], *survivors[:first]) if member in epoch.links]
+        request = revealing.collected.request
+        turn = [member for member in request.in_turn(revealing.survivors) if member in epoch.links]
         few = epoch.view.bounds.shamir_threshold + 1
         late: set[str] = set()
         for members, deadline_s in ((turn[:few], self._settings.hedge_s), (turn[few:], self._settings.reveal_s)):

@@ -18,7 +18,9 @@ from policies.closed_model import read_bounded, shown_path
 from policies.errors import AgreementRefused, SettingsRefused, UserError
 from policies.guard import load_policy
 from policies.key_files import check_private
+from policies.scoring_policy import load_scoring_policy
 from policies.signatures import verify_signatures
+from policies.token_key import load_token_key
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ def readiness(settings: NodeSettings, now: dt.datetime) -> tuple[Check, ...]:
             lambda: verify_signatures(load_agreement(settings.agreement_path), settings.agreement_path),
         ),
         ("policy", lambda: load_policy(settings.policy_path)),
+        ("scoring", lambda: _check_scoring(settings)),
         ("consent", lambda: check_consent(settings, load_policy(settings.policy_path))),
         ("scores", lambda: _check_score_tables(settings)),
     ]
@@ -87,6 +90,19 @@ def _check_membership(settings: NodeSettings, agreement: Agreement) -> None:
         raise AgreementRefused(
             f"{shown_path(settings.identity_key_path)}: expected the key {member.identity_key} that the agreement"
             f" states for {member.id}, found {identity.public_text}; use the right key, or have the agreement changed."
+        )
+
+
+def _check_scoring(settings: NodeSettings) -> None:
+    """What answering scores and telling of documents needs, where the settings ask for it."""
+    if settings.scoring is not None:
+        load_scoring_policy(settings.scoring.policy_path)
+        if settings.token_key_path is not None:
+            load_token_key(settings.token_key_path)
+    elif settings.evidence is not None:
+        raise SettingsRefused(
+            "expected a scoring table in node.toml beside the one of evidence, found none; add it, since documents are"
+            " asked about through the scoring gateway."
         )
 
 

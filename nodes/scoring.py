@@ -206,7 +206,10 @@ class ScoringResponder:
         while len(self._open) > MAX_OPEN_REQUESTS:
             self._open.popitem(last=False)
         self._watch.uploaded(request.digest, int(self._now() * 1000) - request.asked_at_ms)
-        return Reply(pb.FromNode(upload=upload), flush=ticket)
+        # Who is asked for shares first has its entry flushed in the meantime; the others' goes with the next flush.
+        few = epoch.party.joined.bounds.shamir_threshold + 1
+        soon = self._membership.member in request.in_turn(request.roster)[:few]
+        return Reply(pb.FromNode(upload=upload), flush=ticket if soon else 0)
 
     def _reveal_seeds(self, asked: masked.Reveal) -> Reply:
         opened = self._opened(asked)

@@ -77,6 +77,8 @@ async def attend(
                 log.info(
                     "the scoring stream ended: %s", error.code() if isinstance(error, grpc.aio.AioRpcError) else error
                 )
+            except OSError as problem:  # the journal's disk: nothing may be answered without it
+                log.error("no scores are answered, the journal cannot be written: %s", problem.strerror)  # noqa: TRY400
         await asyncio.wait({stopped}, timeout=wait_s * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, not a secret
         wait_s = min(2 * wait_s, LONGEST_WAIT_S)
 

@@ -108,6 +108,10 @@ def _shares_a_role(facts: RunFacts) -> bool:
     return _vertical(facts) and any(size > 1 for size in facts.role_sizes.values())
 
 
+def _federated(facts: RunFacts) -> bool:
+    return facts.story == "scoring" and facts.release_policy == "members"
+
+
 LEAKS: tuple[Leak, ...] = (
     Leak(
         "coordinator-traffic",
@@ -404,6 +408,44 @@ LEAKS: tuple[Leak, ...] = (
         "federated scoring (C6, C10)",
         "federated scoring",
         lambda f: f.story == "scoring" and f.release_policy == "members",
+    ),
+    Leak(
+        "openings-told",
+        "every member",
+        "Which members were in each opened score, when, for which task, purpose and requester, and about how many "
+        "entities: the gateway's log of openings, told to every node so that one that is left out notices.",
+        "any member",
+        "federated scoring (C2)",
+        "federated scoring",
+        _federated,
+    ),
+    Leak(
+        "evidence-bits",
+        "platform operator",
+        "Of an order or invoice that it may ask about: whether somebody was paid for it, paid its amount, shipped, "
+        "delivered or pledged it; not who, and not how many. Asked again later, that something was added in between.",
+        "platform operator",
+        "three-way match (C7)",
+        "federated scoring",
+        _federated,
+    ),
+    Leak(
+        "answerers-named",
+        "every member",
+        "Which member of a role answers for an entity, where a grant names it: members hold the key that reads it.",
+        "any member that is asked under the grant; the platform with one colluding member",
+        "federated scoring (C10)",
+        "federated scoring",
+        _federated,
+    ),
+    Leak(
+        "token-dictionary",
+        "platform operator",
+        "Whose token is whose, for every identifier that it can guess, and which of them its clients asked about.",
+        "platform operator that a member or an issuer has given the token key",
+        "federated scoring (C8)",
+        "federated scoring",
+        _federated,
     ),
 )
 

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from policies import documents
 from policies.agreement import Name, Slug, parse_identity_key
@@ -40,6 +40,13 @@ class ScoringPolicy(ClosedModel):
     max_clock_skew_s: Annotated[float, Field(gt=0)] = 120.0
     max_epoch_s: Annotated[int, Field(ge=60)] = 90_000
     """Age of a key epoch at which this node answers no more under it."""
+
+    @field_validator("grant_issuers")
+    @classmethod
+    def _issuers_are_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            parse_identity_key(text)
+        return value
 
     def window_of(self, task: str) -> int:
         """Length of a task's answer window, seconds."""

@@ -167,13 +167,30 @@ def vertical(
 
 
 @app.command("scoring", epilog="Example: tallystick bench scoring --json out/scoring.json")
-def scoring(json_path: Json = None) -> None:
-    """Score sellers that nobody may look up alone: node processes and a gateway over mutual TLS."""
+def scoring(
+    json_path: Json = None,
+    nodes: Annotated[str, typer.Option(help="Numbers of node processes, multiples of three.")] = "3,6,12",
+    requests: Annotated[int, typer.Option(min=20, help="Requests of each row of one and of many clients.")] = 500,
+    kill_requests: Annotated[
+        int, typer.Option(min=0, help="Requests of the row in which nodes are killed and come back; 0 leaves it out.")
+    ] = 100_000,
+) -> None:
+    """Score sellers that nobody may look up alone: node processes and a gateway over mutual TLS.
+
+    Every answer is checked against the computation on pooled data. With its 100,000 requests the row with kills takes
+    some ten minutes.
+    """
     from simulations.benchmarks import scoring as measured
 
+    counts = _numbers("--nodes", nodes, low=3, high=48)
+    if any(count % 3 for count in counts):
+        raise typer.BadParameter("expected multiples of three, one for each role", param_hint="--nodes")
     with _lines() as progress:
-        rows = measured.command(json_path, progress=progress)
-    _show("Federated scores", rows)
+        rows = measured.command(
+            json_path, progress=progress, nodes=counts, requests=requests, kill_requests=kill_requests
+        )
+    columns = ("nodes", "clients", "batch", "p50_ms", "p99_ms", "per_s", "degraded", "failed", "wrong", "ratio")
+    _show("Federated scores", [{"ratio": "", **row} for row in rows], columns)
 
 
 @app.command("decisions", epilog="Example: tallystick bench decisions --json out/decisions.json")

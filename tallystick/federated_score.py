@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from policies.agreement import load_agreement
 from policies.closed_model import read_bounded, shown, shown_path
 from policies.errors import SettingsRefused
 from policies.federated_model import FederatedModel, load_federated_model
+from policies.grant_files import write_replacing
 from policies.token_key import load_token_key
 from protos.masked_sum.request import MAX_ENTITIES
 from protos.scoring.v1 import scoring_pb2 as pb
@@ -184,23 +184,13 @@ def _shown(model: FederatedModel, reply: pb.ScoreBatchReply, place: int, count: 
 
 
 def _write(path: Path, rows: Sequence[dict[str, Any]], reply: pb.ScoreBatchReply) -> None:
-    """A CSV beside its place, moved there when it is complete."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".scores-", suffix=".csv")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8", newline="") as stream:
-                writer = csv.writer(stream)
-                reasons = [f"reason_{k}" for k in range(1, MAX_REASONS + 1)]
-                writer.writerow(["entity", "outcome", "pd", "score_points", *reasons, "absent_roles"])
-                for row in rows:
-                    padded = row["reasons"] + [""] * (MAX_REASONS - len(row["reasons"]))
-                    pd = "" if row["pd"] is None else f"{row['pd']:.8f}"
-                    points = "" if row["points"] is None else f"{row['points']:.2f}"
-                    writer.writerow([row["entity"], row["outcome"], pd, points, *padded, " ".join(reply.silent_roles)])
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as problem:
-        raise SettingsRefused(
-            f"{shown_path(path)}: cannot be written ({problem.strerror}); check the folder and its permissions."
-        ) from None
+    stream = io.StringIO(newline="")
+    writer = csv.writer(stream)
+    reasons = [f"reason_{k}" for k in range(1, MAX_REASONS + 1)]
+    writer.writerow(["entity", "outcome", "pd", "score_points", *reasons, "absent_roles"])
+    for row in rows:
+        padded = row["reasons"] + [""] * (MAX_REASONS - len(row["reasons"]))
+        pd = "" if row["pd"] is None else f"{row['pd']:.8f}"
+        points = "" if row["points"] is None else f"{row['points']:.2f}"
+        writer.writerow([row["entity"], row["outcome"], pd, points, *padded, " ".join(reply.silent_roles)])
+    write_replacing(path, stream.getvalue().encode())

@@ -33,7 +33,10 @@ IssuerKey = Annotated[
 
 @app.callback()
 def _grant() -> None:
-    """Grants: who let whose data be used, for what, by which roles, until when."""
+    """Grants: who let whose data be used, for what, by which roles, until when.
+
+    Example: tallystick grant show seller-7.grant
+    """
 
 
 @app.command("new-key", epilog="Example: tallystick grant new-key --token keys/token.key --issuer keys/issuer.pem")

@@ -81,6 +81,11 @@ class Request:
         """Length of the summed vector."""
         return self.num_entities * self.slots_per_entity
 
+    def in_turn(self, members: tuple[str, ...]) -> tuple[str, ...]:
+        """Members in the order in which they are asked for shares: another one is the first at every attempt."""
+        first = self.k % len(members)
+        return (*members[first:], *members[:first])
+
     @cached_property
     def tokens(self) -> tuple[bytes, ...]:
         """The entity tokens, in order."""

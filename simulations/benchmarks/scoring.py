@@ -9,7 +9,7 @@ import random
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -23,7 +23,7 @@ from models.score_slots import Slots
 from policies.errors import UserError
 from protos.scoring.v1 import scoring_pb2 as pb
 from simulations.benchmarks.report import write_report
-from simulations.processes import Processes
+from simulations.processes import Processes, Usage
 from simulations.scoring_consortium import CLIENT, LAYOUT, MODEL_VERSION, PURPOSE, TASK, ScoringConsortium, found
 
 Progress = Callable[[str], None]
@@ -86,7 +86,7 @@ def run(
     clients: int = 16,
     batch: int = 30_000,
     kill_nodes: int = 6,
-    kill_requests: int = 3_000,
+    kill_requests: int = 100_000,
     kill_every_s: float = 4.0,
     progress: Progress = print,
 ) -> list[Row]:
@@ -104,8 +104,11 @@ def run(
         progress: Told what is being measured.
 
     Returns:
-        Rows with `nodes, clients, batch, p50_ms, p99_ms, per_s, degraded, failed, wrong`, and in rows that have them
-        `kills`, `relay_p50_ms`, `relay_per_s`, `ratio` (of p50, or of throughput).
+        Rows with `nodes, clients, batch, p50_ms, p99_ms, per_s, degraded, failed, wrong`. Rows of one and of many
+        clients also have the bare relay's `relay_p50_ms, relay_p99_ms, relay_per_s`, `ratio` (of p50, or of
+        throughput) to it, processor time a request of the gateway and of a node (`gateway_cpu_ms, node_cpu_ms`), and
+        how p50 has grown from the fewest nodes on, beside the relay's (`growth, relay_growth`). The row with kills
+        has `kills` and `errors`.
     """
     rows = []
     for number in nodes:
@@ -114,6 +117,7 @@ def run(
         relay = _measure_relay(consortium, requests, clients)
         progress(f"scores with {number} nodes")
         rows += _measure(consortium, relay, requests, clients, batch, progress)
+    _add_growth(rows)
     if kill_requests:
         progress(f"{kill_requests} scores from {kill_nodes} nodes, one of which is killed every {kill_every_s:g} s")
         consortium = found(folder / "kills", kill_nodes, kill_requests + 4 * WARM_UP)
@@ -140,16 +144,20 @@ def _measure(
     consortium: ScoringConsortium, relay: Row, requests: int, clients: int, batch: int, progress: Progress
 ) -> list[Row]:
     number, tokens = len(consortium.members), iter(consortium.tokens)
-    with _running(consortium) as (_, channel):
+    with _running(consortium) as (processes, channel):
         _warm_up(consortium, channel, list(islice(tokens, WARM_UP)))
-        one = _ask(consortium, channel, list(islice(tokens, requests)), 1)
-        rows = [{"nodes": number, "clients": 1, "batch": 1, **one.figures(), "wrong": _wrong(consortium, one)}]
-        rows[0] |= {"relay_p50_ms": relay["p50_ms"], "ratio": round(rows[0]["p50_ms"] / relay["p50_ms"], 2)}
-        many = _ask(consortium, channel, list(islice(tokens, requests)), clients)
-        rows.append(
-            {"nodes": number, "clients": clients, "batch": 1, **many.figures(), "wrong": _wrong(consortium, many)}
-        )
-        rows[1] |= {"relay_per_s": relay["per_s"], "ratio": round(rows[1]["per_s"] / relay["per_s"], 3)}
+        rows = []
+        for count in (1, clients):
+            before = processes.usage()
+            load = _ask(consortium, channel, list(islice(tokens, requests)), count)
+            cost = _cpu_ms(before, processes.usage(), requests)
+            figures, of_relay = load.figures(), relay["one" if count == 1 else "many"]
+            compared = "p50_ms" if count == 1 else "per_s"
+            rows.append(
+                {"nodes": number, "clients": count, "batch": 1, **figures, "wrong": _wrong(consortium, load)}
+                | {f"relay_{name}": of_relay[name] for name in ("p50_ms", "p99_ms", "per_s")}
+                | {"ratio": round(figures[compared] / of_relay[compared], 3), **cost}
+            )
         if batch:
             progress(f"a batch of {batch} with {number} nodes")
             load = _ask_batch(consortium, channel, tuple(islice(tokens, batch)))
@@ -207,16 +215,28 @@ def _measure_relay(consortium: ScoringConsortium, requests: int, clients: int) -
         with _channel(consortium, port) as channel:
             call = channel.unary_unary("/relay/Ask")
 
-            def ask(_: tuple[bytes, ...]) -> None:
+            def ask(_: tuple[bytes, ...]) -> pb.ScoreReply:
                 call(bytes(RELAY_BYTES), timeout=DEADLINE_S)
+                return pb.ScoreReply()
 
             _drive([()] * WARM_UP, 1, ask)
             one, many = _drive([()] * requests, 1, ask), _drive([()] * requests, clients, ask)
-    latencies = [answer.latency_s for answer in one.answers]
-    return {
-        "p50_ms": round(float(np.percentile(latencies, 50)) * 1000, 2),
-        "per_s": round(len(many.answers) / many.elapsed_s, 1),
-    }
+    return {"one": one.figures(), "many": many.figures()}
+
+
+def _cpu_ms(before: Mapping[str, Usage], after: Mapping[str, Usage], requests: int) -> Row:
+    """Processor time a request, of the gateway and of a node."""
+    spent = {name: (usage.cpu_s - before[name].cpu_s) * 1000 / requests for name, usage in after.items()}
+    gateway = spent.pop("gateway")
+    return {"gateway_cpu_ms": round(gateway, 2), "node_cpu_ms": round(sum(spent.values()) / len(spent), 2)}
+
+
+def _add_growth(rows: Sequence[Row]) -> None:
+    """How many times longer one client waits than with the fewest nodes, and the same of the relay."""
+    single = [row for row in rows if row["clients"] == row["batch"] == 1]
+    for row in single:
+        row["growth"] = round(row["p50_ms"] / single[0]["p50_ms"], 2)
+        row["relay_growth"] = round(row["relay_p50_ms"] / single[0]["relay_p50_ms"], 2)
 
 
 @contextmanager

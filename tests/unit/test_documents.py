@@ -23,6 +23,7 @@ from policies.documents import (
     quarter_key,
 )
 from policies.errors import SettingsRefused
+from policies.fingerprints import fingerprint
 from policies.token_key import TokenKey, create_token_key, load_token_key
 
 KEY = TokenKey(bytes(range(32)))
@@ -80,6 +81,15 @@ def test_c8_key_rotates_with_the_quarter_of_the_document():
 
     assert len(keys) == 5
     assert KEY.raw not in keys
+
+
+def test_c8_fingerprint_is_under_the_key_of_the_quarter():
+    """Whoever has a quarter's key, and not the members', can name that quarter's documents and no others."""
+    quarter = quarter_key(KEY, dt.date(2026, 11, 2))
+    fields = INVOICE | {"date": "20261102", "amount": "12000000"}
+
+    assert document_token(KEY, INVOICE) == fingerprint(quarter.raw, fields)
+    assert document_token(KEY, INVOICE) != fingerprint(KEY.raw, fields)
 
 
 @pytest.mark.parametrize("name", FIELDS)

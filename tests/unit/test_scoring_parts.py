@@ -8,6 +8,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from models.score_slots import ScoreSlots, partial_scores
 from nodes.scoring_tables import EntityTable
+from nodes.settings_template import scoring_policy_toml
 from policies.errors import GuardRefused
 from policies.fingerprints import entity_token, fingerprint, normalise
 from policies.grants import Grant, GrantRefused, Revocations, issue_grant, issue_revocations
@@ -122,6 +123,25 @@ def test_revocation_list_is_no_grant_and_the_reverse():
 def test_node_without_a_scoring_policy_answers_none(tmp_path):
     with pytest.raises(GuardRefused, match="no score"):
         load_scoring_policy(tmp_path / "scoring.toml")
+
+
+@pytest.mark.parametrize("issuers", ['["ed25519:AAAA"]', '["x"]'])
+def test_issuer_of_a_scoring_policy_that_is_no_key_is_one_sentence(tmp_path, issuers):
+    path = tmp_path / "scoring.toml"
+    path.write_text(f'format = "tallystick-scoring-policy/1"\ntasks = []\npurposes = []\ngrant_issuers = {issuers}\n')
+    path.chmod(0o600)
+    with pytest.raises(GuardRefused, match="grant_issuers"):
+        load_scoring_policy(path)
+
+
+def test_template_of_a_scoring_policy_allows_nobodys_grants(tmp_path):
+    path = tmp_path / "scoring.toml"
+    path.write_text(scoring_policy_toml(None))
+    path.chmod(0o600)
+    policy = load_scoring_policy(path)
+
+    assert policy.tasks == policy.purposes == policy.grant_issuers == ()
+    assert policy.issuer_keys == frozenset()
 
 
 # ---- tables ----

@@ -288,3 +288,22 @@ def test_gateway_describes_its_services_by_reflection(three):
     with three.running() as live, live.channel() as channel:
         names = ProtoReflectionDescriptorDatabase(channel).get_services()
     assert {"protos.scoring.v1.Scoring", "protos.scoring.v1.ScoringNodes", "grpc.health.v1.Health"} <= set(names)
+
+
+def test_node_whose_journal_cannot_be_written_answers_nothing_and_comes_back_when_it_can(six, monkeypatch):
+    token, other, member = six.entity(), six.entity(), six.consortium.members[0]
+    with six.running() as live:
+        journal = live.services[member]._journal
+        real = journal.append
+
+        def full(*_, **__):
+            raise OSError(28, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(journal, "append", full)
+            without = live.ask(token)
+        assert journal.append == real
+        live.wait_for_epoch()
+        again = live.ask(other)
+    assert member not in without.survivors
+    assert is_pooled(six, other, again)
