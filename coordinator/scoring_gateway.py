@@ -232,7 +232,8 @@ class ScoringGateway:
                 summed = await self._opener.attempt(question, tokens, layout, survivors, window, self._lock)
                 break
             except NothingOpened as ended:
-                if not ended.again or attempt == MAX_ATTEMPTS:
+                once_more = ended.again or (ended.silent and attempt == 1)
+                if not once_more or attempt == MAX_ATTEMPTS:
                     raise ended.reason from None
             # A member has come or gone: wait for the epoch that follows.
             await asyncio.sleep(0.2 * attempt)

@@ -30,12 +30,19 @@ class NothingOpened(Exception):
     Attributes:
         reason: Why.
         again: Whether another attempt may fare better: it met a change of epoch, and no node charged it.
+        silent: Whether enough members are connected and fell silent, as when a disk holds all of them up: one more
+            attempt may fare better.
     """
 
-    def __init__(self, reason: NotAnswered, *, again: bool = False) -> None:
+    def __init__(self, reason: NotAnswered, *, again: bool = False, silent: bool = False) -> None:
         super().__init__(str(reason))
         self.reason = reason
         self.again = again
+        self.silent = silent
+
+
+HELD_UP_S = 0.25
+"""A deadline that fires later than this by so much says that the process did not run."""
 
 
 @dataclass(frozen=True)
@@ -112,6 +119,35 @@ class _Exchange:
         self.waiting.discard(member)
         if not self.waiting or self.enough():
             self.done.set()
+
+
+class Deadline:
+    """Ends a wait after some time, unless this process was held up itself: then answers may lie unread.
+
+    Args:
+        seconds: How long members have.
+        over: Set in the end.
+    """
+
+    def __init__(self, seconds: float, over: asyncio.Event) -> None:
+        self._seconds = seconds
+        self._over = over
+        self._loop = asyncio.get_running_loop()
+        self._arm()
+
+    def cancel(self) -> None:
+        """End nothing."""
+        self._timer.cancel()
+
+    def _arm(self) -> None:
+        self._due = self._loop.time() + self._seconds
+        self._timer = self._loop.call_later(self._seconds, self._expire)
+
+    def _expire(self) -> None:
+        if self._loop.time() - self._due > HELD_UP_S:
+            self._arm()
+        else:
+            self._over.set()
 
 
 class Opener:
@@ -193,7 +229,11 @@ class Opener:
             await self._reveal_seeds(epoch, revealing, refusals)
         except CohortRefused as error:
             reason = _reason(refusals, error)
-            raise NothingOpened(reason, again=reason.code in {"WrongEpoch", "StaleSum"}) from error
+            raise NothingOpened(
+                reason,
+                again=reason.code in {"WrongEpoch", "StaleSum"},
+                silent=not refusals and len(epoch.links) >= epoch.view.bounds.min_survivors,
+            ) from error
         opening = lock(request, revealing.survivors)
         await self._reveal_shares(epoch, revealing, refusals)
         try:
@@ -275,7 +315,7 @@ class Opener:
         for member, data in questions.items():
             epoch.links[member].send(data)
         if exchange.waiting:
-            timer = asyncio.get_running_loop().call_later(deadline_s, exchange.done.set)
+            timer = Deadline(deadline_s, exchange.done)
             await exchange.done.wait()
             timer.cancel()
         del self._exchanges[digest]

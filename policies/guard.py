@@ -10,12 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from policies.agreement import Agreement, Name, Slug, parse_identity_key
+from policies.agreement import Agreement, Name, Slug
 from policies.alignment import feature_holders, members_of_role
 from policies.closed_model import ClosedModel, parse_model, parse_toml, read_bounded, shown, shown_path
 from policies.errors import GuardRefused
+from policies.issuers import Issuers, raw_keys
 from policies.proposal import RunProposal
 from protos.private_set_intersection.session import Limits
 
@@ -46,20 +47,13 @@ class NodePolicy(ClosedModel):
     """Where it is known which entities consented: `grants` has every row looked up among signed grants (node.toml's
     consent table says where), `source` states that this node's source holds consented entities and no others. A file
     without the field means `source`, which is what it meant before there were grants; new files say `grants`."""
-    grant_issuers: Annotated[tuple[str, ...], Field(max_length=100)] = ()
+    grant_issuers: Issuers = ()
     """Identity keys (`ed25519:...`) whose grants count as consent."""
-
-    @field_validator("grant_issuers")
-    @classmethod
-    def _issuers_are_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for text in value:
-            parse_identity_key(text)
-        return value
 
     @cached_property
     def issuer_keys(self) -> frozenset[bytes]:
         """The issuers' public keys, 32 bytes each."""
-        return frozenset(parse_identity_key(text) for text in self.grant_issuers)
+        return raw_keys(self.grant_issuers)
 
 
 def alignment_limits(policy: NodePolicy) -> Limits:

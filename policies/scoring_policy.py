@@ -6,12 +6,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from policies import documents
-from policies.agreement import Name, Slug, parse_identity_key
+from policies.agreement import Name, Slug
 from policies.closed_model import ClosedModel, parse_model, parse_toml, read_bounded, shown_path
 from policies.errors import GuardRefused
+from policies.issuers import Issuers, raw_keys
 
 
 class ScoringPolicy(ClosedModel):
@@ -20,7 +21,7 @@ class ScoringPolicy(ClosedModel):
     format: Literal["tallystick-scoring-policy/1"]
     tasks: tuple[Name, ...]
     purposes: tuple[Slug, ...]
-    grant_issuers: tuple[str, ...]
+    grant_issuers: Issuers
     """Identity keys (`ed25519:...`) whose grants this node accepts."""
     window_s: Annotated[int, Field(ge=60)] = 86_400
     """Length of the answer window; the consortium's, since it is part of every request."""
@@ -41,13 +42,6 @@ class ScoringPolicy(ClosedModel):
     max_epoch_s: Annotated[int, Field(ge=60)] = 90_000
     """Age of a key epoch at which this node answers no more under it."""
 
-    @field_validator("grant_issuers")
-    @classmethod
-    def _issuers_are_keys(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        for text in value:
-            parse_identity_key(text)
-        return value
-
     def window_of(self, task: str) -> int:
         """Length of a task's answer window, seconds."""
         return self.match_window_s if task == documents.TASK else self.window_s
@@ -55,7 +49,7 @@ class ScoringPolicy(ClosedModel):
     @cached_property
     def issuer_keys(self) -> frozenset[bytes]:
         """The issuers' public keys, 32 bytes each."""
-        return frozenset(parse_identity_key(text) for text in self.grant_issuers)
+        return raw_keys(self.grant_issuers)
 
 
 def load_scoring_policy(path: Path) -> ScoringPolicy:

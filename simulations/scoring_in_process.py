@@ -6,11 +6,11 @@ For tests of what happens when nodes fall silent, refuse, die or come back at a 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 
@@ -37,6 +37,15 @@ from simulations.scoring_consortium import CLIENT, LAYOUT, MODEL_VERSION, PURPOS
 
 Fault = Callable[[pb.ToNode], bool]
 """Whether a node stays silent about a message."""
+
+SCRIPT_S = 60.0
+
+_Result = TypeVar("_Result")
+
+
+def is_step(what: str) -> Fault:
+    """Silent about one kind of message: `request`, `seeds` or `shares`."""
+    return lambda message: message.WhichOneof("what") == what
 
 
 @dataclass
@@ -129,6 +138,18 @@ class LocalScoring:
             window_s_of={documents.TASK: 900}, upload_s=0.3, reveal_s=0.3, hedge_s=0.1
         )
     )
+
+    def run(self, script: Callable[[], Awaitable[_Result]]) -> _Result:
+        """Start with all members, run a script in the same event loop, end everything; the script's result."""
+
+        async def whole() -> _Result:
+            await self.start()
+            try:
+                return await asyncio.wait_for(script(), SCRIPT_S)
+            finally:
+                await self.stop()
+
+        return asyncio.run(whole())
 
     async def start(self, *members: str) -> None:
         """Start the gateway, connect these members (all by default), and wait for their epoch."""

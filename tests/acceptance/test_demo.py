@@ -138,7 +138,7 @@ def test_ctrl_c_in_the_middle_of_a_run_leaves_no_process_and_no_file(tmp_path):
         assert any("aligning the entities" in line for line in demo.stderr)  # read as they come, up to this one
         running = _children_of_demo(out / "consortium")
         demo.send_signal(signal.SIGINT)
-        _, rest = demo.communicate(timeout=120)
+        _, rest = demo.communicate(timeout=300)
     finally:
         demo.kill()
 

@@ -9,7 +9,6 @@ import pytest
 from models.score_slots import ScoreSlots
 from nodes.evidence import EvidenceReader, evidence_of, publish_evidence
 from nodes.scoring_tables import ScoreTables
-from nodes.settings import load_node_settings
 from policies.documents import (
     DEFAULT_REQUIRED,
     FIELDS,
@@ -233,28 +232,20 @@ def test_books_without_a_field_or_without_evidence_are_one_sentence(missing):
 # ---- from settings to a running node ----
 
 
-def settings(folder, *, evidence=True):
-    (folder / "node.toml").write_text(f"""
-format = "tallystick-node/1"
-member_id = "bank-a"
-agreement_path = "agreement.toml"
-policy_path = "policy.toml"
-state_dir = "state"
-identity_key_path = "identity.pem"
-coordinator = {{ address = "co.example:1", ca_certificate_path = "ca.crt" }}
-tls = {{ certificate_path = "tls.crt", key_path = "tls.pem" }}
-source = {{ kind = "csv", path = "rows.csv" }}
-scoring = {{ gateway = "co:1", policy_path = "scoring.toml", tables_dir = "tables", token_key_path = "token.key" }}
-{"[evidence]" if evidence else ""}
-{"source = { kind = 'csv', path = 'books.csv' }" if evidence else ""}
-""")
-    return load_node_settings(folder / "node.toml")
+SCORING = """
+[scoring]
+gateway = "co:1"
+policy_path = "scoring.toml"
+tables_dir = "tables"
+token_key_path = "token.key"
+"""
+EVIDENCE = SCORING + '[evidence]\nsource = { kind = "csv", path = "books.csv" }\n'
 
 
-def test_evidence_is_read_again_while_the_node_runs(tmp_path):
+def test_evidence_is_read_again_while_the_node_runs(tmp_path, node_settings):
     create_token_key(tmp_path / "token.key")
     books({"pledged": "0"}).to_csv(tmp_path / "books.csv", index=False)
-    found = settings(tmp_path)
+    found = node_settings(EVIDENCE)
     reader = EvidenceReader(found, found.evidence.model_copy(update={"refresh_s": 0.02}))
     reader.start()
     token = document_token(load_token_key(tmp_path / "token.key"), INVOICE)
@@ -272,5 +263,5 @@ def test_evidence_is_read_again_while_the_node_runs(tmp_path):
     assert before == 0
 
 
-def test_node_without_a_table_of_evidence_publishes_none(tmp_path):
-    assert publish_evidence(settings(tmp_path, evidence=False)) is None
+def test_node_without_a_table_of_evidence_publishes_none(node_settings):
+    assert publish_evidence(node_settings(SCORING)) is None

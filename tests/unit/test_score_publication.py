@@ -10,7 +10,6 @@ from nodes.entity_tokens import EntityTokens
 from nodes.membership import Membership
 from nodes.score_publication import publish_scores
 from nodes.scoring_tables import EntityTable, ScoreTables, publish
-from nodes.settings import load_node_settings
 from policies.errors import AgreementRefused, SettingsRefused
 from policies.guard import NodePolicy
 from policies.token_key import TokenKey, create_token_key, load_token_key
@@ -115,25 +114,11 @@ def bank():
     return Membership("bank-a", SigningKey.from_bytes(bytes([1]) * 32), agreement, policy)
 
 
-def settings(folder, table="", token_key=True):
-    key = 'token_key_path = "token.key"' if token_key else ""
-    scoring = f'[scoring]\ngateway = "co:1"\npolicy_path = "scoring.toml"\ntables_dir = "tables"\n{key}\n'
-    (folder / "node.toml").write_text(f"""
-format = "tallystick-node/1"
-member_id = "bank-a"
-agreement_path = "agreement.toml"
-policy_path = "policy.toml"
-state_dir = "state"
-identity_key_path = "identity.pem"
-coordinator = {{ address = "co.example:1", ca_certificate_path = "ca.crt" }}
-tls = {{ certificate_path = "tls.crt", key_path = "tls.pem" }}
-source = {{ kind = "csv", path = "rows.csv" }}
-{scoring if table == "scoring" else ""}
-""")
-    return load_node_settings(folder / "node.toml")
+SCORING = '[scoring]\ngateway = "co:1"\npolicy_path = "scoring.toml"\ntables_dir = "tables"\n'
+WITH_KEY = SCORING + 'token_key_path = "token.key"\n'
 
 
-def published(folder, bank, found, **changes):
+def published(bank, found, **changes):
     code = bank.agreement.features_of("bank")[0].reason_code
     asked = {
         "task": "credit",
@@ -145,9 +130,9 @@ def published(folder, bank, found, **changes):
     return publish_scores(found, bank, **(asked | changes))
 
 
-def test_published_scores_are_found_under_the_tokens_of_the_normal_form(tmp_path, bank):
+def test_published_scores_are_found_under_the_tokens_of_the_normal_form(tmp_path, bank, node_settings):
     create_token_key(tmp_path / "token.key")
-    found = published(tmp_path, bank, settings(tmp_path, "scoring"))
+    found = published(bank, node_settings(WITH_KEY))
     served = ScoreTables(tmp_path / "tables")["credit", VERSION]
     tokens = EntityTokens(load_token_key(tmp_path / "token.key"), "digits").of(["7", "008", "9"])
     slots = served.vector(tokens, answers=True).view(np.int64).reshape(3, -1)
@@ -158,13 +143,13 @@ def test_published_scores_are_found_under_the_tokens_of_the_normal_form(tmp_path
     assert slots[:, served.layout.votes].sum(axis=1).tolist() == [1, 0, 0]
 
 
-def test_node_that_serves_no_scores_publishes_none(tmp_path, bank):
-    assert published(tmp_path, bank, settings(tmp_path)) is None
+def test_node_that_serves_no_scores_publishes_none(bank, node_settings):
+    assert published(bank, node_settings()) is None
 
 
-def test_publication_without_a_token_key_is_one_sentence(tmp_path, bank):
+def test_publication_without_a_token_key_is_one_sentence(bank, node_settings):
     with pytest.raises(SettingsRefused, match="token key"):
-        published(tmp_path, bank, settings(tmp_path, "scoring", token_key=False))
+        published(bank, node_settings(SCORING))
 
 
 @pytest.mark.parametrize(
@@ -176,8 +161,8 @@ def test_publication_without_a_token_key_is_one_sentence(tmp_path, bank):
         ({"reason_codes": ("OTHER",)}, ValueError),
     ],
 )
-def test_scores_that_do_not_fit_the_agreement_are_refused(tmp_path, bank, changes, error):
+def test_scores_that_do_not_fit_the_agreement_are_refused(tmp_path, bank, changes, error, node_settings):
     create_token_key(tmp_path / "token.key")
     with pytest.raises(error):
-        published(tmp_path, bank, settings(tmp_path, "scoring"), **changes)
+        published(bank, node_settings(WITH_KEY), **changes)
     assert not (tmp_path / "tables").exists()

@@ -14,6 +14,8 @@ from models.artefact import load_model
 from models.features import InputFeature, TrainingData
 from models.horizontal import HorizontalProgram, HorizontalSettings
 from models.program import run_locally
+from simulations.scoring_consortium import found
+from simulations.scoring_in_process import LocalScoring
 
 FEATURES = (
     InputFeature("utilization", "number", 0.0, 100.0, "none", "UTILIZATION", missing_allowed=False),
@@ -80,3 +82,15 @@ def model_path(artefact, tmp_path):
 @pytest.fixture
 def applicant():
     return {"utilization": 0.3, "age": 45, "income": 5400.0}
+
+
+@pytest.fixture
+def six(tmp_path):
+    """Two members of each of three roles, in one process."""
+    return LocalScoring(found(tmp_path / "consortium", 6, 200))
+
+
+@pytest.fixture
+def three(tmp_path):
+    """One member of each of three roles: nobody may be absent."""
+    return LocalScoring(found(tmp_path / "consortium", 3, 50))

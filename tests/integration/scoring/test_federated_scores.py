@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from coordinator.scoring_opening import Deadline
 from models.score_slots import ScoreSlots
 from nodes.scoring_tables import EntityTable, ScoreTables, publish
 from policies.fingerprints import fingerprint
@@ -12,35 +13,10 @@ from policies.grants import issue_revocations
 from protos.masked_sum import masked_sum_pb2 as masked
 from protos.scoring.v1 import scoring_pb2 as pb
 from protos.scoring.v1.scoring_pb2 import StoredDisclosure
-from simulations.scoring_consortium import LAYOUT, MODEL_VERSION, ROLES, TASK, found
-from simulations.scoring_in_process import LocalScoring
+from simulations.scoring_consortium import LAYOUT, MODEL_VERSION, ROLES, TASK
+from simulations.scoring_in_process import is_step
 
 DAY_S = 86_400
-
-
-@pytest.fixture
-def six(tmp_path):
-    return LocalScoring(found(tmp_path / "consortium", 6, 200))
-
-
-@pytest.fixture
-def three(tmp_path):
-    return LocalScoring(found(tmp_path / "consortium", 3, 50))
-
-
-def run(scoring, script):
-    async def whole():
-        await scoring.start()
-        try:
-            return await asyncio.wait_for(script(), 30)
-        finally:
-            await scoring.stop()
-
-    return asyncio.run(whole())
-
-
-def is_step(what):
-    return lambda message: message.WhichOneof("what") == what
 
 
 def knowing(scoring, token):
@@ -78,13 +54,13 @@ def test_every_score_equals_the_pooled_computation(six):
         singles = [(await six.ask(token))[0] for token in tokens[:20]]
         return singles + await six.ask(*tokens[20:])
 
-    answers = run(six, script)
+    answers = six.run(script)
     assert matches_pooled(six, answers, tokens)
     assert all(answer.opened.survivors == six.consortium.members for answer in answers)
 
 
 def test_unknown_entity_everywhere_is_answered_as_unknown(six):
-    (answer,) = run(six, lambda: six.ask(bytes(32)))
+    (answer,) = six.run(lambda: six.ask(bytes(32)))
     assert answer.outcome == pb.UNKNOWN_ENTITY
 
 
@@ -97,14 +73,14 @@ def test_c6_total_over_one_knowing_member_is_withheld_unless_the_grant_says_othe
             *(await six.ask(other, grant=six.grant(other, one_role_may_answer=True))),
         ]
 
-    withheld, allowed = run(six, script)
+    withheld, allowed = six.run(script)
     assert withheld.outcome == pb.ONE_MEMBER_ONLY
     assert allowed.outcome == pb.SCORED
 
 
 def test_roles_that_the_grant_does_not_name_answer_zeros(six):
     token = entity(six, 3)
-    (answer,) = run(six, lambda: six.ask(token, grant=six.grant(token, roles=ROLES[:2])))
+    (answer,) = six.run(lambda: six.ask(token, grant=six.grant(token, roles=ROLES[:2])))
     two = [member for member in six.consortium.members if not member.startswith(ROLES[2])]
 
     assert np.array_equal(answer.total, pooled(six, token, two))
@@ -122,7 +98,7 @@ def test_c10_one_member_of_a_role_answers_where_two_know_an_entity(six):
     async def script():
         return await six.ask(token, grant=six.grant(token, answering={"bank": knows}))
 
-    (answer,) = run(six, script)
+    (answer,) = six.run(script)
     others = [member for member in six.consortium.members if member != twin]
     assert np.array_equal(answer.total, pooled(six, token, others))
     assert answer.opened.survivors == six.consortium.members
@@ -137,7 +113,7 @@ def test_c10_grant_that_names_who_answers_is_refused_by_a_node_that_cannot_read_
             node.responder._guard._token_key = None
         return await three.ask(token, grant=grant)
 
-    assert run(three, script) == "grant_answerers"
+    assert three.run(script) == "grant_answerers"
 
 
 def test_answer_of_the_window_comes_from_the_cache_and_nodes_are_not_asked(six):
@@ -149,7 +125,7 @@ def test_answer_of_the_window_comes_from_the_cache_and_nodes_are_not_asked(six):
         again = await six.ask(token)
         return first, again, asked == {member: len(node.seen) for member, node in six.nodes.items()}
 
-    first, again, silent = run(six, script)
+    first, again, silent = six.run(script)
     assert silent
     assert again[0].from_cache
     assert again[0].opened is first[0].opened
@@ -161,7 +137,7 @@ def test_two_clients_that_ask_at_once_share_one_opening(six):
     async def script():
         return await asyncio.gather(*(six.ask(token) for _ in range(8)))
 
-    assert len({answers[0].opened.request_digest for answers in run(six, script)}) == 1
+    assert len({answers[0].opened.request_digest for answers in six.run(script)}) == 1
 
 
 # ---- silent nodes ----
@@ -176,7 +152,7 @@ def test_node_that_falls_silent_costs_no_answer(six, step):
         six.nodes[six_members[2]].silent = is_step(step)
         return await six.ask(token)
 
-    answers = run(six, script)
+    answers = six.run(script)
     assert matches_pooled(six, answers, [token])
     assert (six_members[2] in answers[0].opened.survivors) == (step == "shares")
     assert bool(six.gateway.silent_roles(answers[0].opened.survivors)) == (step == "request")
@@ -190,7 +166,7 @@ def test_node_that_dies_in_the_middle_costs_no_answer(six, step):
         six.nodes[six.consortium.members[0]].dies = is_step(step)
         return await six.ask(token)
 
-    assert matches_pooled(six, run(six, script), [token])
+    assert matches_pooled(six, six.run(script), [token])
 
 
 def test_second_node_that_falls_silent_ends_the_request_below_the_bounds(six):
@@ -199,7 +175,52 @@ def test_second_node_that_falls_silent_ends_the_request_below_the_bounds(six):
             six.nodes[member].silent = is_step("request")
         return await six.ask(entity(six, 3))
 
-    assert run(six, script) == "too_few_members"
+    assert six.run(script) == "too_few_members"
+
+
+def test_members_that_are_all_silent_once_are_asked_once_more(six):
+    """As when one disk holds all of them up: nobody was asked for a share, so that no total differs from another."""
+    token, asked = entity(six, 3), []
+
+    async def script():
+        for member, node in six.nodes.items():
+            node.silent = lambda m, who=member: (
+                m.WhichOneof("what") == "request" and not asked.count(who) and (asked.append(who) or True)
+            )
+        return await six.ask(token)
+
+    answers = six.run(script)
+    assert matches_pooled(six, answers, [token])
+    assert sorted(asked) == list(six.consortium.members)
+
+
+class Loop:
+    """An event loop's clock, moved by hand."""
+
+    def __init__(self):
+        self.now, self.timers = 100.0, []
+
+    def time(self):
+        return self.now
+
+    def call_later(self, seconds, call):
+        self.timers.append((self.now + seconds, call))
+
+
+def test_deadline_of_a_gateway_that_was_held_up_itself_gives_the_members_their_time(monkeypatch):
+    """Timers of a loop that did not run fire before the answers that lie unread."""
+    loop, over = Loop(), asyncio.Event()
+    monkeypatch.setattr("coordinator.scoring_opening.asyncio.get_running_loop", lambda: loop)
+    Deadline(2.0, over)
+    loop.now += 5.0
+    loop.timers[-1][1]()
+    held_up = over.is_set()
+    loop.now += 2.1
+    loop.timers[-1][1]()
+
+    assert not held_up
+    assert over.is_set()
+    assert [due for due, _ in loop.timers] == [102.0, 107.0]
 
 
 def test_node_that_comes_back_takes_part_again_in_a_new_epoch(six):
@@ -212,7 +233,7 @@ def test_node_that_comes_back_takes_part_again_in_a_new_epoch(six):
         await six.connect(member)
         return [*before, *without, *(await six.ask(tokens[2]))]
 
-    answers = run(six, script)
+    answers = six.run(script)
     assert matches_pooled(six, answers, tokens)
     assert [member in answer.opened.survivors for answer in answers] == [True, False, True]
 
@@ -223,7 +244,7 @@ def test_one_node_only_is_refused_as_too_few(three):
             await three.disconnect(member)
         return await three.ask(entity(three, 3))
 
-    assert run(three, script) == "too_few_members"
+    assert three.run(script) == "too_few_members"
 
 
 def test_all_nodes_down_is_refused_as_no_members(three):
@@ -232,14 +253,14 @@ def test_all_nodes_down_is_refused_as_no_members(three):
             await three.disconnect(member)
         return await three.ask(entity(three, 3))
 
-    assert run(three, script) == "no_members"
+    assert three.run(script) == "no_members"
 
 
 # ---- refusals of the nodes ----
 
 
 def test_stale_model_version_is_refused_by_name(three):
-    assert run(three, lambda: three.ask(entity(three, 3), model_version="ff" * 32)) == "model_version"
+    assert three.run(lambda: three.ask(entity(three, 3), model_version="ff" * 32)) == "model_version"
 
 
 def test_model_version_that_is_published_later_is_served_without_a_restart(three, tmp_path):
@@ -257,19 +278,19 @@ def test_model_version_that_is_published_later_is_served_without_a_restart(three
             watched[member].refresh()
         return before, await three.ask(token, model_version=version)
 
-    before, after = run(three, script)
+    before, after = three.run(script)
     assert before == "model_version"
     assert matches_pooled(three, after, [token])
 
 
 def test_clock_skew_of_every_node_is_refused_by_name(three):
     three.skew_s = dict.fromkeys(three.consortium.members, -600.0)
-    assert run(three, lambda: three.ask(entity(three, 3))) == "clock_skew"
+    assert three.run(lambda: three.ask(entity(three, 3))) == "clock_skew"
 
 
 def test_clock_skew_of_one_node_makes_the_answer_degraded(six):
     six.skew_s = {six.consortium.members[0]: 600.0}
-    (answer,) = run(six, lambda: six.ask(entity(six, 3)))
+    (answer,) = six.run(lambda: six.ask(entity(six, 3)))
     assert answer.opened.survivors == six.consortium.members[1:]
 
 
@@ -282,7 +303,7 @@ def test_clock_skew_of_one_node_makes_the_answer_degraded(six):
     ],
 )
 def test_request_outside_policy_or_without_a_grant_is_refused(three, changes, code):
-    assert run(three, lambda: three.ask(entity(three, 3), **changes)) == code
+    assert three.run(lambda: three.ask(entity(three, 3), **changes)) == code
 
 
 def test_grant_is_checked_for_signature_expiry_purpose_and_entity(three):
@@ -300,7 +321,7 @@ def test_grant_is_checked_for_signature_expiry_purpose_and_entity(three):
         three.clock.at_s += 2 * DAY_S
         return [*codes, await three.ask(token, grant=good)]
 
-    assert run(three, script) == ["grant_signature", "grant_entity", "purpose", "epoch_expired"]
+    assert three.run(script) == ["grant_signature", "grant_entity", "purpose", "epoch_expired"]
 
 
 def test_expired_grant_is_refused(three):
@@ -311,7 +332,7 @@ def test_expired_grant_is_refused(three):
         three.clock.at_s += 200
         return await three.ask(token, grant=grant)
 
-    assert run(three, script) == "grant_expired"
+    assert three.run(script) == "grant_expired"
 
 
 def test_revoked_grant_is_refused_and_an_older_list_does_not_bring_it_back(three):
@@ -328,7 +349,7 @@ def test_revoked_grant_is_refused_and_an_older_list_does_not_bring_it_back(three
             await three.ask(tokens[2], grant=three.grant(tokens[2], grant_id="grant-2")),
         )
 
-    before, revoked, other = run(three, script)
+    before, revoked, other = three.run(script)
     assert before
     assert revoked == "grant_revoked"
     assert isinstance(other, list)
@@ -343,7 +364,7 @@ def test_revocation_list_reaches_a_node_that_connects_later(three):
         await three.connect(member)
         return await three.ask(token)
 
-    assert run(three, script) == "grant_revoked"
+    assert three.run(script) == "grant_revoked"
 
 
 def test_c5_exhausted_entity_budget_is_refused_alike_for_known_and_unknown_entities(three):
@@ -358,7 +379,7 @@ def test_c5_exhausted_entity_budget_is_refused_alike_for_known_and_unknown_entit
             codes.append(await three.ask(token))
         return codes, [node.sent[-1].refusal for node in three.nodes.values()]
 
-    codes, refusals = run(three, script)
+    codes, refusals = three.run(script)
     assert codes == ["entity_budget", "entity_budget"]
     assert len({refusal.sentence for refusal in refusals}) == 1
 
@@ -381,7 +402,7 @@ def test_c5_refusals_do_not_depend_on_what_the_node_knows(three):
             found[token] = sentences
         return found
 
-    found_by = run(three, script)
+    found_by = three.run(script)
     assert found_by[known] == found_by[unknown]
 
 
@@ -398,7 +419,7 @@ def test_c9_requester_budget_and_daily_cap_count_every_entity_of_a_batch(three):
             await three.ask(tokens[8], requester="third"),
         ]
 
-    assert run(three, script) == [True, "requester_budget", True, "daily_cap"]
+    assert three.run(script) == [True, "requester_budget", True, "daily_cap"]
 
 
 def test_c9_budgets_survive_the_process(three):
@@ -413,7 +434,7 @@ def test_c9_budgets_survive_the_process(three):
         await three.connect(*three.consortium.members)
         return await three.ask(token)
 
-    assert run(three, script) == "entity_budget"
+    assert three.run(script) == "entity_budget"
 
 
 # ---- the roster lock ----
@@ -433,7 +454,7 @@ def test_c2_other_survivors_for_one_entity_are_refused_for_a_day_whatever_the_ta
         third = await six.ask(token, grant=six.grant(token))
         return first[0].opened.survivors, second, third
 
-    survivors, second, third = run(six, script)
+    survivors, second, third = six.run(script)
     assert survivors == six.consortium.members
     assert second == "roster_locked"
     assert third[0].opened.survivors == six.consortium.members[1:]
@@ -451,7 +472,7 @@ def test_c2_roster_lock_survives_the_process(six):
         await six.connect(*six.consortium.members[1:])
         return await six.ask(token)
 
-    assert run(six, script) == "roster_locked"
+    assert six.run(script) == "roster_locked"
     assert member
 
 
@@ -465,7 +486,7 @@ def test_c2_gateway_keeps_an_entity_to_its_survivors_when_a_member_has_come_back
         six.gateway._answers.clear()  # as if the window had passed, the lock not
         return [*first, *(await six.ask(token))]
 
-    first, second = run(six, script)
+    first, second = six.run(script)
     assert first.opened.survivors == second.opened.survivors == six.consortium.members[1:]
     assert np.array_equal(first.total, second.total)
 
@@ -479,7 +500,7 @@ def test_c2_lock_of_a_lost_machine_is_taken_up_from_what_was_contributed(three, 
         await three.disconnect(member)
         return three.nodes
 
-    run(three, script)
+    three.run(script)
     node = three._node(member)
     kept = [e for e in node.journal.entries() if e.event != StoredDisclosure.OPENED]
     node.journal.close()
@@ -508,7 +529,7 @@ def test_a8_replayed_request_is_refused_by_every_node(three):
             found.append(node.responder.handle(replay).message.refusal.code)
         return found
 
-    assert run(three, script) == ["StaleSum"] * 3
+    assert three.run(script) == ["StaleSum"] * 3
 
 
 def test_reordered_and_replayed_reveals_are_refused(three):
@@ -523,7 +544,7 @@ def test_reordered_and_replayed_reveals_are_refused(three):
                 found.append(node.responder.handle(pb.ToNode(shares=early.SerializeToString())).message.refusal.code)
         return found
 
-    assert run(three, script) == ["WrongEpoch"] * 6
+    assert three.run(script) == ["WrongEpoch"] * 6
 
 
 def test_c4_node_refuses_a_roster_that_is_not_the_epochs(three):
@@ -539,12 +560,12 @@ def test_c4_node_refuses_a_roster_that_is_not_the_epochs(three):
         request = Request.from_bytes(body.SerializeToString(deterministic=True))
         return node.responder.handle(pb.ToNode(request=request.wire)).message.refusal.code
 
-    assert run(three, script) == "CohortRefused"
+    assert three.run(script) == "CohortRefused"
 
 
 def test_journal_has_each_disclosure_and_no_score(three):
     token, member = entity(three, 3), three.consortium.members[0]
-    run(three, lambda: three.ask(token))
+    three.run(lambda: three.ask(token))
     node = three._node(member)
     entries = list(node.journal.entries())
     node.journal.close()
@@ -577,7 +598,7 @@ def test_c7_platform_learns_that_an_invoice_is_matched_or_financed_and_not_by_wh
         rows = np.array(list(evidence.values()), dtype=np.int64).reshape(-1, 3)
         three.consortium.tables[member] = EntityTable.of(three.layout, list(evidence), rows)
 
-    answers = run(three, lambda: three.ask(*invoices))
+    answers = three.run(lambda: three.ask(*invoices))
 
     assert [answer.total.tolist() for answer in answers] == [[1, 1, 0], [0, 0, 1], [0, 0, 1], [0, 0, 0]]
     assert all(answer.outcome == pb.SCORED for answer in answers)
@@ -593,6 +614,6 @@ def test_member_that_is_admitted_no_more_loses_its_stream_and_its_place_in_the_k
             await asyncio.sleep(0.01)
         return six.gateway.streams.epoch.view.cohort, await six.ask(entity(six, 2))
 
-    cohort, (answer,) = run(six, script)
+    cohort, (answer,) = six.run(script)
     assert cohort == six.consortium.members[1:]
     assert gone not in answer.opened.survivors

@@ -18,35 +18,10 @@ from protos.masked_sum.request import Request
 from protos.scoring.v1 import scoring_pb2 as pb
 from protos.scoring.v1.scoring_pb2 import StoredDisclosure
 from protos.sealed_sum.keys import SigningKey
-from simulations.scoring_consortium import MODEL_VERSION, PURPOSE, TASK, found
-from simulations.scoring_in_process import LocalScoring
+from simulations.scoring_consortium import MODEL_VERSION, PURPOSE, TASK
+from simulations.scoring_in_process import is_step
 
 DAY_S = 86_400
-
-
-@pytest.fixture
-def six(tmp_path):
-    return LocalScoring(found(tmp_path / "consortium", 6, 120))
-
-
-@pytest.fixture
-def three(tmp_path):
-    return LocalScoring(found(tmp_path / "consortium", 3, 50))
-
-
-def run(scoring, script):
-    async def whole():
-        await scoring.start()
-        try:
-            return await asyncio.wait_for(script(), 60)
-        finally:
-            await scoring.stop()
-
-    return asyncio.run(whole())
-
-
-def is_step(what):
-    return lambda message: message.WhichOneof("what") == what
 
 
 def known_to(scoring, count):
@@ -77,7 +52,7 @@ def test_answers_of_the_window_outlive_the_gateway_and_no_node_is_asked_again(si
         after = await six.ask(*tokens)
         return before, after, asked == {member: len(node.seen) for member, node in six.nodes.items()}
 
-    before, after, silent = run(six, script)
+    before, after, silent = six.run(script)
     assert silent
     assert all(answer.from_cache for answer in after)
     assert [(a.outcome, a.total.tolist()) for a in before] == [(a.outcome, a.total.tolist()) for a in after]
@@ -96,7 +71,7 @@ def test_c2_restarted_gateway_keeps_an_entity_to_its_survivors(six):
         six.gateway._answers.clear()  # as if the window had passed, the lock not
         return [*first, *(await six.ask(token))]
 
-    first, second = run(six, script)
+    first, second = six.run(script)
     assert first.opened.survivors == second.opened.survivors == six.consortium.members[1:]
     assert np.array_equal(first.total, second.total)
 
@@ -118,7 +93,7 @@ def test_c2_survivors_are_written_down_before_any_share_is_asked_for(six, monkey
         await six.restart_gateway()
         return await six.ask(token)
 
-    (answer,) = run(six, script)
+    (answer,) = six.run(script)
     assert answer.opened.survivors == six.consortium.members[1:]
 
 
@@ -128,7 +103,7 @@ def test_gateway_that_cannot_write_asks_for_no_share(three):
         code = await three.ask(known_to(three, 3))
         return code, [m.WhichOneof("what") for node in three.nodes.values() for m in node.seen]
 
-    code, seen = run(three, script)
+    code, seen = three.run(script)
     assert code == "gateway_store"
     assert "shares" not in seen
 
@@ -138,7 +113,7 @@ def test_answer_that_cannot_be_logged_does_not_leave(three):
         three.gateway._store._db.execute("drop table disclosures")
         return await three.ask(known_to(three, 3))
 
-    assert run(three, script) == "gateway_store"
+    assert three.run(script) == "gateway_store"
 
 
 def test_old_answers_are_forgotten_and_the_log_is_not(three):
@@ -150,7 +125,7 @@ def test_old_answers_are_forgotten_and_the_log_is_not(three):
         three.gateway._forget(three.clock())
         return list(three.gateway._store.kept()), len(three.gateway._store.disclosures())
 
-    assert run(three, script) == ([], 1)
+    assert three.run(script) == ([], 1)
 
 
 def test_file_that_is_no_store_is_one_sentence(three):
@@ -173,7 +148,7 @@ def test_c6_total_over_one_member_is_on_no_disk_of_the_platform(three):
         (answer,) = await three.ask(token)
         return answer.outcome, answer.total.tolist(), list(three.gateway._store.kept())
 
-    outcome, total, (kept,) = run(three, script)
+    outcome, total, (kept,) = three.run(script)
     assert outcome == pb.ONE_MEMBER_ONLY
     assert not any(total)
     assert not kept.opened.totals.any()
@@ -196,7 +171,7 @@ def test_answer_from_the_cache_still_needs_a_grant_that_allows_it(three, terms, 
         await three.ask(token)
         return await three.ask(token, grant=three.grant(token, **terms))
 
-    assert run(three, script) == code
+    assert three.run(script) == code
 
 
 def test_answer_from_the_cache_is_refused_for_another_entitys_or_strangers_grant(three):
@@ -208,7 +183,7 @@ def test_answer_from_the_cache_is_refused_for_another_entitys_or_strangers_grant
         three.consortium.issuer = Ed25519PrivateKey.generate()
         return foreign, await three.ask(token, grant=three.grant(token))
 
-    assert run(three, script) == ("grant_entity", "grant_issuer")
+    assert three.run(script) == ("grant_entity", "grant_issuer")
 
 
 def test_answer_from_the_cache_is_refused_under_a_revoked_grant(three):
@@ -219,7 +194,7 @@ def test_answer_from_the_cache_is_refused_under_a_revoked_grant(three):
         three.gateway.revoke(issue_revocations(three.consortium.issuer, 1, ["grant-1"]))
         return await three.ask(token), await three.ask(token, grant=three.grant(token, grant_id="grant-2"))
 
-    revoked, (answer,) = run(three, script)
+    revoked, (answer,) = three.run(script)
     assert revoked == "grant_revoked"
     assert answer.from_cache
 
@@ -243,7 +218,7 @@ def test_revoked_grant_is_refused_by_a_node_that_restarted_without_the_gateways_
         await three.connect(*members)
         return acknowledged, await three.ask(token)
 
-    acknowledged, answer = run(three, script)
+    acknowledged, answer = three.run(script)
     assert acknowledged == set(three.consortium.members)
     assert answer == "grant_revoked"
 
@@ -254,7 +229,7 @@ def test_revocation_list_outlives_the_gateway(three):
         await three.restart_gateway()
         return three.gateway._revocations.revoked("grant-1", three.consortium.issuer.public_key().public_bytes_raw())
 
-    assert run(three, script)
+    assert three.run(script)
 
 
 def test_list_put_into_the_folder_reaches_running_nodes(three):
@@ -266,7 +241,7 @@ def test_list_put_into_the_folder_reaches_running_nodes(three):
         three.gateway.look_for_revocations()
         return await three.ask(token)
 
-    assert run(three, script) == "grant_revoked"
+    assert three.run(script) == "grant_revoked"
 
 
 def test_folder_takes_the_newest_list_of_each_issuer_and_leaves_out_what_is_none(tmp_path, caplog):
@@ -298,7 +273,7 @@ def test_c2_log_names_the_survivors_of_every_answer_and_is_signed_without_a_scor
         await six.ask(other)
         return six.gateway._store.disclosures()
 
-    entries = run(six, script)
+    entries = six.run(script)
     assert check_log(entries, key_of(six)) == 2
     first, second = (read_disclosure(signed, key_of(six)) for signed in entries)
     assert tuple(first.survivors) == six.consortium.members
@@ -315,7 +290,7 @@ def test_c2_log_continues_over_a_restart_of_the_gateway(three):
         await three.ask(known_to(three, 2))
         return three.gateway._store.disclosures()
 
-    assert check_log(run(three, script), key_of(three)) == 2
+    assert check_log(three.run(script), key_of(three)) == 2
 
 
 def test_log_of_openings_cannot_be_changed_or_shortened_in_place(three):
@@ -328,7 +303,7 @@ def test_log_of_openings_cannot_be_changed_or_shortened_in_place(three):
             refused.append(error)
         return len(refused)
 
-    assert run(three, script) == 2
+    assert three.run(script) == 2
 
 
 @pytest.mark.parametrize("damage", ["left out", "moved", "changed", "signed by another"])
@@ -338,7 +313,7 @@ def test_log_that_was_tampered_with_is_found_out(three, damage):
             await three.ask(known_to(three, count))
         return three.gateway._store.disclosures()
 
-    entries = run(three, script)
+    entries = three.run(script)
     if damage == "left out":
         del entries[1]
     elif damage == "moved":
@@ -372,7 +347,7 @@ def test_c2_node_that_uploaded_and_is_named_absent_raises_an_alarm(six, monkeypa
         await six.ask(known_to(six, 2))  # whatever was sent before has arrived
         return answer.opened.survivors
 
-    assert victim not in run(six, script)
+    assert victim not in six.run(script)
     (note,) = alarms(six, victim)
     assert f"names {victim} absent" in note
     assert "has the coordinator's signature" in note
@@ -389,7 +364,7 @@ def test_c2_node_that_was_not_there_raises_no_alarm(six):
         six.gateway.disclose()
         await six.ask(known_to(six, 2))
 
-    run(six, script)
+    six.run(script)
     assert all(alarms(six, member) == [] for member in six.consortium.members)
 
 
@@ -402,7 +377,7 @@ def test_c2_log_that_names_other_survivors_than_the_shares_were_given_for_raises
         three.gateway.streams.tell([pb.SignedDisclosure(body=lie.SerializeToString()).SerializeToString()])
         await three.ask(known_to(three, 2))
 
-    run(three, script)
+    three.run(script)
     notes = [note for member in three.consortium.members for note in alarms(three, member)]
     assert len(notes) >= 2  # every member that was asked for shares
     assert all("other survivors" in note and "signature does not hold" in note for note in notes)
@@ -416,7 +391,7 @@ def test_c2_log_that_does_not_continue_raises_an_alarm(three):
         three.gateway.streams.tell([entries[0], entries[2]])
         await three.ask(bytes(32))
 
-    run(three, script)
+    three.run(script)
     assert any("does not continue" in note for note in alarms(three, three.consortium.members[0]))
 
 
@@ -432,5 +407,5 @@ def test_c2_node_that_is_told_itself_that_it_is_absent_raises_an_alarm(six):
         reveal = masked.Reveal(request_digest=digest, survivors=six.consortium.members[1:])
         return node.responder.handle(pb.ToNode(seeds=reveal.SerializeToString())).message.refusal.code
 
-    assert run(six, script) == "CohortRefused"
+    assert six.run(script) == "CohortRefused"
     assert any("named it absent" in note for note in alarms(six, member))

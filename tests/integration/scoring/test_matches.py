@@ -1,7 +1,5 @@
 """Three-way match and double financing through the real gateway and responders: who answers, for how long, and probing."""
 
-import asyncio
-
 import numpy as np
 import pytest
 
@@ -10,8 +8,6 @@ from nodes.scoring_tables import EntityTable
 from policies.documents import KINDS, TASK, VERSION, document_token, match_of
 from protos.scoring.v1.scoring_pb2 import StoredDisclosure
 from simulations.scoring_consortium import TASK as SCORES
-from simulations.scoring_consortium import found
-from simulations.scoring_in_process import LocalScoring
 
 INVOICE = {
     "seller_tax_id": "DE811128135",
@@ -23,22 +19,9 @@ INVOICE = {
 REQUIRED = ("paid", "amount", "shipped")
 
 
-@pytest.fixture
-def three(tmp_path):
-    scoring = LocalScoring(found(tmp_path / "consortium", 3, 30))
-    scoring.policy_changes = {"tasks": (SCORES, TASK), "answers_per_entity": 50}
-    return scoring
-
-
-def run(scoring, script):
-    async def whole():
-        await scoring.start()
-        try:
-            return await asyncio.wait_for(script(), 60)
-        finally:
-            await scoring.stop()
-
-    return asyncio.run(whole())
+@pytest.fixture(autouse=True)
+def documents_are_allowed(three):
+    three.policy_changes = {"tasks": (SCORES, TASK), "answers_per_entity": 50}
 
 
 def document(scoring, number):
@@ -66,7 +49,7 @@ def test_evidence_of_several_members_makes_a_match(three):
         "logistics-1": book({one: {"shipped"}, two: {"shipped"}}),
     }
 
-    assert run(three, lambda: match(three, one, two, three_)) == ["matched", "already financed", "not matched"]
+    assert three.run(lambda: match(three, one, two, three_)) == ["matched", "already financed", "not matched"]
 
 
 def test_c7_double_financing_looks_the_same_whoever_and_however_many_financed_it(three):
@@ -81,7 +64,7 @@ def test_c7_double_financing_looks_the_same_whoever_and_however_many_financed_it
         answers = await three.ask(once, twice, all_, task=TASK, model_version=VERSION)
         return [answer.total.tolist() for answer in answers]
 
-    assert len({tuple(total) for total in run(three, script)}) == 1
+    assert len({tuple(total) for total in three.run(script)}) == 1
 
 
 def test_node_without_books_uploads_like_any_other(three):
@@ -92,13 +75,13 @@ def test_node_without_books_uploads_like_any_other(three):
         (answer,) = await three.ask(token, task=TASK, model_version=VERSION)
         return answer.opened.survivors
 
-    assert run(three, script) == three.consortium.members
+    assert three.run(script) == three.consortium.members
 
 
 def test_node_whose_policy_does_not_name_the_task_answers_nothing_about_documents(three):
     three.policy_changes = {}
 
-    assert run(three, lambda: match(three, document(three, 0))) == "task"
+    assert three.run(lambda: match(three, document(three, 0))) == "task"
 
 
 def test_what_is_pledged_counts_from_the_next_quarter_of_an_hour_on(three):
@@ -114,7 +97,7 @@ def test_what_is_pledged_counts_from_the_next_quarter_of_an_hour_on(three):
         three.gateway.streams.epoch.began_s -= 900
         return [*found, await match(three, token)]
 
-    assert run(three, script) == [["not matched"], ["not matched"], ["already financed"]]
+    assert three.run(script) == [["not matched"], ["not matched"], ["already financed"]]
 
 
 def test_c8_guessing_of_fingerprints_raises_an_alarm_at_the_node_and_nothing_is_refused(three):
@@ -129,7 +112,7 @@ def test_c8_guessing_of_fingerprints_raises_an_alarm_at_the_node_and_nothing_is_
             found += await match(three, document(three, number))
         return found, {member: [e.note for e in alarms_of(node)] for member, node in three.nodes.items()}
 
-    found, alarms = run(three, script)
+    found, alarms = three.run(script)
     assert found == ["not matched"] * 22
     assert {member: len(notes) for member, notes in alarms.items()} == dict.fromkeys(three.consortium.members, 1)
     assert all("guessing fingerprints" in note for notes in alarms.values() for note in notes)
@@ -146,7 +129,7 @@ def test_c8_count_of_unknown_documents_outlives_the_process(three):
         await match(three, *(document(three, number) for number in range(10, 13)))
         return [len(alarms_of(node)) for node in three.nodes.values()]
 
-    assert run(three, script) == [1, 1, 1]
+    assert three.run(script) == [1, 1, 1]
 
 
 def test_c8_documents_asked_about_in_a_day_are_bounded_for_known_and_unknown_alike(three):
@@ -160,7 +143,7 @@ def test_c8_documents_asked_about_in_a_day_are_bounded_for_known_and_unknown_ali
             found += [await match(three, *tokens)]
         return found
 
-    assert run(three, script) == [["not matched"] * 3, "daily_cap"]
+    assert three.run(script) == [["not matched"] * 3, "daily_cap"]
 
 
 def alarms_of(node):

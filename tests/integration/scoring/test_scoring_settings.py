@@ -66,11 +66,11 @@ def add(path, table):
 def test_node_attends_to_training_and_to_scores(consortium):
     with Processes(consortium.folder / "logs") as processes:
         processes.start("coordinator", "coordinator", "run", "--settings", str(consortium.coordinator_settings))
-        processes.wait_for("coordinator", r"scoring on 127\.0\.0\.1:\d+", deadline_s=60)
+        processes.wait_for("coordinator", r"scoring on 127\.0\.0\.1:\d+", deadline_s=180)
         member = consortium.members[0]
         processes.start(member, "node", "run", "--settings", str(consortium.node_settings(member)))
-        processes.wait_for(member, "^.*online for scores", deadline_s=60)
-        processes.wait_for(member, "^.*online$", deadline_s=60)
+        processes.wait_for(member, "^.*online for scores", deadline_s=180)
+        processes.wait_for(member, "^.*online$", deadline_s=180)
 
         assert processes.stop(member) == 0
         assert processes.stop("coordinator") == 0
@@ -81,7 +81,7 @@ def test_node_whose_scoring_policy_is_missing_does_not_start(consortium):
     (consortium.folder / member / "scoring.toml").unlink()
     with Processes(consortium.folder / "logs") as processes:
         processes.start(member, "node", "run", "--settings", str(consortium.node_settings(member)))
-        processes.wait_for(member, "expected this node's scoring policy, found nothing", deadline_s=60)
+        processes.wait_for(member, "expected this node's scoring policy, found nothing", deadline_s=180)
 
 
 def test_node_without_a_table_attends_and_waits_for_one(consortium):
@@ -90,9 +90,9 @@ def test_node_without_a_table_attends_and_waits_for_one(consortium):
         path.unlink()
     with Processes(consortium.folder / "logs") as processes:
         processes.start("coordinator", "coordinator", "run", "--settings", str(consortium.coordinator_settings))
-        processes.wait_for("coordinator", r"scoring on 127\.0\.0\.1:\d+", deadline_s=60)
+        processes.wait_for("coordinator", r"scoring on 127\.0\.0\.1:\d+", deadline_s=180)
         processes.start(member, "node", "run", "--settings", str(consortium.node_settings(member)))
-        processes.wait_for(member, "^.*online for scores", deadline_s=60)
+        processes.wait_for(member, "^.*online for scores", deadline_s=180)
 
 
 def test_node_with_a_file_among_its_tables_that_is_none_does_not_start(consortium):
@@ -100,4 +100,4 @@ def test_node_with_a_file_among_its_tables_that_is_none_does_not_start(consortiu
     (consortium.folder / member / "tables" / f"credit.{VERSION}.npz").write_bytes(b"PK")
     with Processes(consortium.folder / "logs") as processes:
         processes.start(member, "node", "run", "--settings", str(consortium.node_settings(member)))
-        processes.wait_for(member, "expected a table of partial scores, found something else", deadline_s=60)
+        processes.wait_for(member, "expected a table of partial scores, found something else", deadline_s=180)
