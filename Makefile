@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt 'torch==2.13.0' -e . --group dev
 	@touch $@
 
-demo: $(STAMP)  ## three roles train one credit model on columns that never meet, in front of you (about a minute)
+demo: $(STAMP)  ## three roles train one credit model on columns that never meet, in front of you (one to three minutes)
 	$(BIN)/tallystick demo
 
 test: $(STAMP)  ## every test that needs Python and make alone
