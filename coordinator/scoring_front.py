@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 import grpc
+import uvloop
 from cryptography import x509
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
@@ -75,7 +76,7 @@ class ScoringFront:
         self._members = Admitted(members_dir, lambda _added, _removed: None)
         self._clients = Admitted(clients_dir, lambda _added, _removed: None)
         self._peers: dict[bytes, tuple[str | None, str | None]] = {}
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="scoring-gateway", daemon=True)
         self._server: grpc.aio.Server | None = None
         self._health = health.aio.HealthServicer()

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+import uvloop
+
 from nodes.membership import Membership
 from nodes.revocations import RevocationStore, revocations_folder
 from nodes.scoring import ScoringResponder
@@ -53,7 +55,7 @@ class ScoringService:
         )
         self._tables = tables
         self._responder = responder(membership, guard, tables, now=now)
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._stop = asyncio.Event()
         self._thread = threading.Thread(target=self._run, name="scoring", daemon=True)
         self._on_online: Callable[[], None] | None = None

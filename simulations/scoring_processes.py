@@ -1,7 +1,7 @@
 """The processes of a scoring consortium: `python -m simulations.scoring_processes gateway|node|relay|relay-node ...`.
 
-The relay is what a score is compared with: one exchange over the same streams, TLS and processes, without a
-protocol. Nothing of it is part of the system.
+The relay is what a score is compared with: one exchange over the same streams, TLS, processes and event loops, without
+a protocol. Nothing of it is part of the system.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 from pathlib import Path
 
 import grpc
+import uvloop
 
 from coordinator.revocations import RevocationLists
 from coordinator.scoring_front import ScoringFront
@@ -182,9 +183,9 @@ def main(arguments: list[str]) -> None:
     elif kind == "node":
         run_node(Path(folder), rest[0], int(rest[1]))
     elif kind == "relay":
-        asyncio.run(run_relay(Path(folder), int(rest[0]), int(rest[1])))
+        uvloop.run(run_relay(Path(folder), int(rest[0]), int(rest[1])))
     elif kind == "relay-node":
-        asyncio.run(run_relay_node(Path(folder), rest[0], int(rest[1])))
+        uvloop.run(run_relay_node(Path(folder), rest[0], int(rest[1])))
 
 
 if __name__ == "__main__":

@@ -38,18 +38,10 @@ class PairKey(SecretBytes):
     LENGTH = 64
 
     @cached_property
-    def _hmac(self) -> tuple[hashlib._Hash, hashlib._Hash]:
+    def hmac_states(self) -> tuple[hashlib._Hash, hashlib._Hash]:
         """HMAC-SHA512's inner and outer hash after the padded key (RFC 2104): as secret as the key."""
         padded = self.raw.ljust(_SHA512_BLOCK_BYTES, b"\0")
         return hashlib.sha512(padded.translate(_INNER)), hashlib.sha512(padded.translate(_OUTER))
-
-    def expand(self, info: bytes) -> bytes:
-        """The first block of HKDF-Expand with SHA-512 (RFC 5869, section 2.3), 64 bytes."""
-        inner, outer = self._hmac
-        inner, outer = inner.copy(), outer.copy()
-        inner.update(info + b"\x01")
-        outer.update(inner.digest())
-        return outer.digest()
 
 
 @dataclass(frozen=True)
@@ -115,14 +107,23 @@ class Pair:
 class RequestKeys(Mapping[str, tuple[MaskSeed, AeadKey]]):
     """By peer: s_ij of one request, and the key of the two shares that i and j send each other in it.
 
-    HKDF-Expand over the request's digest. Members that were shown different requests derive different seeds: their
-    masks do not cancel and nobody learns anything (C3). A revealed seed (S2a) says nothing about the other half of
-    the block. `repr` shows no key.
+    One block of HKDF-Expand with SHA-512 (RFC 5869, section 2.3) over the request's digest. Members that were shown
+    different requests derive different seeds: their masks do not cancel and nobody learns anything (C3). A revealed
+    seed (S2a) says nothing about the other half of the block. `repr` shows no key.
     """
 
     def __init__(self, pairs: Iterable[Pair], request_digest: bytes) -> None:
         info = b"tallystick/masked-sum/1/request" + request_digest
-        self.blocks = {pair.peer: pair.key.expand(info) for pair in pairs}
+        block_1 = info + b"\x01"
+        blocks = {}
+        # One loop without calls of ours: with eleven peers this is a tenth of what a request costs a node.
+        for pair in pairs:
+            inner, outer = pair.key.hmac_states
+            inner, outer = inner.copy(), outer.copy()
+            inner.update(block_1)
+            outer.update(inner.digest())
+            blocks[pair.peer] = outer.digest()
+        self.blocks = blocks
 
     def __getitem__(self, peer: str) -> tuple[MaskSeed, AeadKey]:
         block = self.blocks[peer]
@@ -188,9 +189,10 @@ def add_pairwise(total: Vector, member: str, pairwise: Iterable[tuple[str, MaskS
 
 def add_masks(total: Vector, pairs: Iterable[Pair], keys: RequestKeys) -> None:
     """The same for a member's own pairs and keys; it is most of what a request costs a node."""
-    size, blocks = total.size, keys.blocks
+    size, blocks, zeros = total.size, keys.blocks, _zeros(8 * total.size)
     for pair in pairs:
-        stream = _keystream(blocks[pair.peer][:_SEED_BYTES], size)
+        cipher = ChaCha20Poly1305(blocks[pair.peer][:_SEED_BYTES])
+        stream = np.frombuffer(cipher.encrypt(_LOW, zeros, None), dtype="<u8", count=size)
         if pair.above:
             total += stream
         else:

@@ -5,11 +5,14 @@ import os
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.hashes import SHA512
+from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protos.masked_sum import masked_sum_pb2 as pb
 from protos.masked_sum import sharing
+from protos.masked_sum.masking import RequestKeys
 from protos.masked_sum.member import SEALED_SHARE_BYTES, contribute, require_one_opening, reveal_seeds, reveal_shares
 from protos.masked_sum.request import Request
 from protos.sealed_sum.bounds import Bounds
@@ -145,6 +148,17 @@ def _self_mask_of(consortium, state, request, upload, member):
     pairwise = np.zeros(4, dtype=np.uint64)
     add_pairwise(pairwise, member, ((peer, keys[0]) for peer, keys in state.keys.items()))
     return np.frombuffer(pb.Upload.FromString(upload).vector, dtype="<u8") - pairwise
+
+
+def test_keys_of_a_request_are_those_of_hkdf_expand(five):
+    """Held against the cryptography library's own HKDF-Expand (RFC 5869), which is not what computes them."""
+    party, digest = five.parties[five.view.cohort[0]], bytes(range(32))
+    keys = RequestKeys(party.pairs, digest)
+    for pair in party.pairs:
+        expected = HKDFExpand(SHA512(), 64, b"tallystick/masked-sum/1/request" + digest).derive(pair.key.raw)
+        assert keys.blocks[pair.peer] == expected
+        assert keys[pair.peer][0].raw + keys[pair.peer][1].raw == expected
+    assert all(block.hex() not in repr(keys) for block in keys.blocks.values())
 
 
 def test_c3_upload_to_another_request_is_not_added(five):

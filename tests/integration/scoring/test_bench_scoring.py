@@ -9,6 +9,7 @@ from simulations.benchmarks.scoring import command
 pytestmark = pytest.mark.acceptance
 
 KEYS = {"nodes", "clients", "batch", "p50_ms", "p99_ms", "per_s", "degraded", "failed", "wrong"}
+BESIDE = {"relay_p50_ms", "relay_p99_ms", "relay_per_s", "ratio", "gateway_cpu_ms", "node_cpu_ms"}
 
 
 def test_every_row_has_the_promised_keys_and_no_wrong_score(tmp_path):
@@ -33,5 +34,10 @@ def test_every_row_has_the_promised_keys_and_no_wrong_score(tmp_path):
         (3, 1, 500),
         (6, 2, 1),
     ]
+    single, many, _, kills = report["results"]
     assert all(row.keys() >= KEYS for row in report["results"])
+    assert single.keys() >= BESIDE | {"growth", "relay_growth"}
+    assert many.keys() >= BESIDE
+    assert kills["kills"] > 0
+    assert kills["errors"] == ""
     assert all(row["wrong"] == row["failed"] == 0 for row in report["results"])
