@@ -45,7 +45,8 @@ class FeatureTower:
         self._settings = settings
         self._base_log_odds = float(np.log(base_rate / (1.0 - base_rate)))
         self._row_curvature = base_rate * (1.0 - base_rate)
-        self._share = settings.step_share(feature_roles)
+        self._feature_roles = feature_roles
+        self._absorbed = 0
         self._main_penalty = basis.penalty(settings.ridge, settings.smoothness)
         self._weights = np.zeros(basis.num_columns)
         self._candidates: list[PairTerm] = []
@@ -182,7 +183,9 @@ class FeatureTower:
         curvature = raw - np.outer(sums, sums) / max(float(weight[0]), 1e-9)
         whole = self._expansion @ curvature @ self._expansion.T + self._penalty
         own = self._expansion @ centred + self._penalty @ self._weights
-        stepped = self._weights - self._share * linalg.solve(whole, own, assume_a="pos")
+        share = self._settings.step_share(self._absorbed, self._feature_roles)
+        self._absorbed += 1
+        stepped = self._weights - share * linalg.solve(whole, own, assume_a="pos")
         self._weights = self._basis.respecting_directions(stepped, self._sums)
 
     def _residual_total(self, gradient: FloatArray) -> float:

@@ -207,7 +207,7 @@ class LabelTower:
         the rule has fewer nodes: it then corrects to the fourth, or second, order of the noise.
 
         Args:
-            offset: The last noisy sum of the others' partial scores, shape (n_rows,).
+            offset: The last noisy sum of the others' partial scores, of one exchange alone, shape (n_rows,).
 
         Returns:
             The slope, by which every tower multiplies its weights.

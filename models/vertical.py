@@ -2,9 +2,10 @@
 
 The label holders fit their role's tower exactly to whatever the others' scores leave over (`models.label_tower`), so
 the others descend on the profiled loss: min over the label holders' tower. Its gradient in a feature holder's columns
-is A' r at that minimum. Each feature role takes a fixed share of its own block's Newton step (`models.feature_tower`),
-so no scalar is exchanged between roles at all, and nothing of rule B7 leaks; with two or more feature roles the share
-is smaller, because all of them move at once.
+is A' r at that minimum. Each feature role takes a share of its own block's Newton step (`models.feature_tower`) that
+is known before the run, so no scalar is exchanged between roles at all, and nothing of rule B7 leaks. With two or more
+feature roles the share is smaller, because all of them move at once; and it falls from pass to pass, because every pass
+sees fresh noise on the scores: decreasing steps average it (Robbins and Monro 1951), a constant one keeps it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,10 @@ from protos.encrypted_gradient.parameters import BASIS_LEVELS, MAX_PASSES, SCORE
 from protos.encrypted_gradient.support import Levels
 
 _CHUNK_ROWS = 8192
+
+_LARGEST_SHARE = 0.9
+_STEPS_TOGETHER = (1.6, 1.4, 1.2, 1.0)
+"""Newton steps that all feature roles together may take in a pass; the last value holds for the passes after it."""
 
 
 class VerticalSettingsRefused(TrainingDataError):
@@ -67,9 +72,15 @@ class VerticalSettings:
                 f" {self.screening_pass}"
             )
 
-    def step_share(self, feature_roles: int) -> float:
-        """Share of the block Newton step: simultaneous steps of correlated blocks overshoot."""
-        return min(0.9, 1.2 / feature_roles)
+    def step_share(self, number: int, feature_roles: int) -> float:
+        """Share of the block Newton step: simultaneous steps of correlated blocks overshoot, late ones keep noise.
+
+        Args:
+            number: Of the pass, from 0.
+            feature_roles: How many roles move at once.
+        """
+        together = _STEPS_TOGETHER[min(number, len(_STEPS_TOGETHER) - 1)]
+        return min(_LARGEST_SHARE, together / feature_roles)
 
 
 @dataclass(frozen=True, eq=False)

@@ -118,9 +118,11 @@ class LabelProgram:
                 offset = yield from self._scores(number)
             yield from self._pass(number, offset)
             yield Turn(progress=Progress(self._task, number + 1, passes))
-        offset = yield from self._scores(passes)
+        previous, offset = offset, (yield from self._scores(passes))
         held = yield Turn({}, self._roster.feature_holders)
-        yield from self._sums.run(self._tower.refit(offset))
+        # The scores have settled by now; their noise is fresh each time, so the mean of two has half its variance.
+        settled = (previous + offset) / 2 if passes > 1 else offset
+        yield from self._sums.run(self._tower.refit(settled))
         slope = yield from self._sums.run(self._tower.recalibrate(offset))
         last = vertical_pb2.VerticalRecalibration(session=self._terms.digest(), member=self._party.member, slope=slope)
         yield Turn(dict.fromkeys(self._roster.feature_holders, self._party.letter(RECALIBRATION, last)))
