@@ -178,6 +178,31 @@ def test_passes_reach_the_optimum_of_the_pooled_columns():
     assert abs(auc(label, score) - auc(label, best)) < 1e-3
 
 
+@pytest.mark.parametrize("roles", [1, 2, 5])
+def test_steps_never_grow_and_all_roles_together_end_at_one_newton_step(roles):
+    shares = [EXACT.step_share(number, roles) for number in range(8)]
+    assert shares == sorted(shares, reverse=True)
+    assert max(shares) <= 0.9
+    assert shares[-1] == min(0.9, 1 / roles)
+
+
+def test_decreasing_steps_keep_less_of_the_scores_noise_than_the_first_one_would(monkeypatch):
+    columns, label, _ = rows(6000)
+    settings = VerticalSettings(passes=8, smoothness=1.0)
+
+    def spread():
+        """Standard deviation over runs of the tower's scores, averaged over rows; two roles' worth of share."""
+        found = [descend(columns, label, settings, noise=1.0, seed=seed)[1].scores(LENDER) for seed in range(6)]
+        return np.std(found, axis=0).mean()
+
+    monkeypatch.setattr(VerticalSettings, "step_share", lambda self, number, roles: 0.8)
+    constant = spread()
+    monkeypatch.undo()
+    decreasing = VerticalSettings.step_share
+    monkeypatch.setattr(VerticalSettings, "step_share", lambda self, number, roles: decreasing(self, number, 2))
+    assert spread() < 0.9 * constant
+
+
 def test_an_unknown_entity_gets_the_zero_of_that_tower_and_known_ones_average_to_it():
     columns, label, _ = rows(6000)
     known = np.random.default_rng(5).random(6000) < 0.8
