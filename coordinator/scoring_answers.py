@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 
 from models.score_slots import ScoreSlots, Slots
@@ -120,14 +119,6 @@ def release(opened: Slots, layout: ScoreSlots, *, one_member_may_answer: bool) -
         totals[:, 1] = 0
         totals[outcomes != pb.SCORED] = 0
     return Released(outcomes, totals)
-
-
-def one_member_may_answer(grant: bytes) -> bool:
-    """The grant's word; its signature was checked by the nodes that answered under it."""
-    try:
-        return pb.Grant.FromString(pb.SignedGrant.FromString(grant).body).one_role_may_answer
-    except DecodeError:
-        return False
 
 
 def score_of(answer: Answer, layout: ScoreSlots) -> pb.Score:

@@ -6,15 +6,16 @@ import asyncio
 import logging
 import sqlite3
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
 from coordinator.revocations import RevocationLists
-from coordinator.scoring_answers import Answer, NotAnswered, Opened, Question, one_member_may_answer, release
+from coordinator.scoring_answers import Answer, NotAnswered, Opened, Question, release
 from coordinator.scoring_opening import GatewaySettings, NothingOpened, Opener
-from coordinator.scoring_store import AnswerStore
+from coordinator.scoring_store import AnswerStore, Terms
 from models.score_slots import ScoreSlots
 from policies.agreement import Agreement
-from policies.grants import Grant, GrantRefused, issuer_of
+from policies.grants import Grant, GrantRefused
 from protos.masked_sum.request import TOKEN_BYTES, Request, split_tokens
 
 log = logging.getLogger(__name__)
@@ -27,6 +28,22 @@ CLOCK_SKEW_S = 120.0
 """What a grant's beginning may lie ahead of this clock, as nodes allow it by default."""
 
 Key = tuple[bytes, str, str, int]
+
+
+class _Cached(NamedTuple):
+    """Where an entity's answer is, or is going to be, and under which terms."""
+
+    opened: asyncio.Future[Opened]
+    row: int
+    terms: Terms
+
+
+class _Lock(NamedTuple):
+    """Whose sums alone may be opened for an entity."""
+
+    until_s: float
+    survivors: tuple[str, ...]
+    reach: bytes
 
 
 class ScoringGateway:
@@ -56,8 +73,8 @@ class ScoringGateway:
         self._revocations = revocations
         self._settings = settings or GatewaySettings()
         self._now = now
-        self._answers: dict[Key, tuple[asyncio.Future[Opened], int]] = {}
-        self._locks: dict[bytes, tuple[float, tuple[str, ...]]] = {}
+        self._answers: dict[Key, _Cached] = {}
+        self._locks: dict[bytes, _Lock] = {}
         self._issuers: set[bytes] = set()
         self._told = store.last_disclosure
         self._forget_at_s = 0.0
@@ -90,6 +107,7 @@ class ScoringGateway:
         if not tokens or any(len(token) != TOKEN_BYTES for token in tokens):
             raise NotAnswered("entities", f"expected entity tokens of {TOKEN_BYTES} bytes each, found others")
         self.layout(question.task)
+        terms = _terms(question)
         now = self._now()
         window = self._settings.window(question.task, now)
         if now >= self._forget_at_s:
@@ -97,14 +115,15 @@ class ScoringGateway:
         keys = [(token, question.task, question.model_version, window) for token in tokens]
         known = self._answers
         cached = [key in known for key in keys]
+        _require_same_terms((known[key].terms for key in keys if key in known), terms)
         new = list(dict.fromkeys(token for token, found in zip(tokens, cached, strict=True) if not found))
-        for survivors, group in self._groups(new):
+        for survivors, group in self._groups(new, terms.reach):
             task = asyncio.ensure_future(self._open(question, group, survivors, window))
             for row, token in enumerate(group):
-                known[token, question.task, question.model_version, window] = (task, row)
+                known[token, question.task, question.model_version, window] = _Cached(task, row, terms)
         found = [known[key] for key in keys]
         try:
-            for future in dict.fromkeys(future for future, _ in found):
+            for future in dict.fromkeys(one.opened for one in found):
                 # Shielded: other clients may wait for the same total.
                 await asyncio.shield(future)
         finally:
@@ -112,22 +131,29 @@ class ScoringGateway:
         if any(cached):
             asked = [token for token, one in zip(tokens, cached, strict=True) if one]
             self._check_grant(question, asked, now)
-        return [
-            Answer(future.result(), row, from_cache) for (future, row), from_cache in zip(found, cached, strict=True)
-        ]
+        return [Answer(one.opened.result(), one.row, from_cache) for one, from_cache in zip(found, cached, strict=True)]
 
-    def _drop_failed(self, keys: Sequence[Key], found: Sequence[tuple[asyncio.Future[Opened], int]]) -> None:
-        for key, (future, _) in zip(keys, found, strict=True):
-            failed = future.done() and (future.cancelled() or future.exception() is not None)
-            if failed and self._answers.get(key, (None,))[0] is future:
+    def _drop_failed(self, keys: Sequence[Key], found: Sequence[_Cached]) -> None:
+        for key, one in zip(keys, found, strict=True):
+            failed = one.opened.done() and (one.opened.cancelled() or one.opened.exception() is not None)
+            if failed and self._answers.get(key) is one:
                 del self._answers[key]
 
-    def _groups(self, tokens: Sequence[bytes]) -> list[tuple[tuple[str, ...], list[bytes]]]:
-        """Entities by the survivor set they were answered for within the lock's time; () is no such set."""
+    def _groups(self, tokens: Sequence[bytes], reach: bytes) -> list[tuple[tuple[str, ...], list[bytes]]]:
+        """Entities by the survivor set they were answered for within the lock's time; () is no such set.
+
+        Raises:
+            NotAnswered: One of them was answered under a grant of another reach.
+        """
         now, groups = self._now(), {}  # type: ignore[var-annotated]  # filled below
         for token in tokens:
             lock = self._locks.get(token)
-            groups.setdefault(lock[1] if lock is not None and lock[0] > now else (), []).append(token)
+            if lock is None or lock.until_s <= now:
+                groups.setdefault((), []).append(token)
+                continue
+            if lock.reach != reach:
+                raise _other_reach()
+            groups.setdefault(lock.survivors, []).append(token)
         return list(groups.items())
 
     def _check_grant(self, question: Question, tokens: Sequence[bytes], now: float) -> None:
@@ -197,21 +223,22 @@ class ScoringGateway:
         for kept in self._store.kept():
             tokens, answers = split_tokens(kept.tokens), None
             if kept.opened is not None:
-                self._issuers.add(kept.issuer)
+                self._issuers.add(kept.terms.issuer)
             if kept.opened is not None and kept.window >= self._settings.window(kept.task, now):
                 answers = loop.create_future()
                 answers.set_result(kept.opened)
             for row, token in enumerate(tokens):
                 if kept.locked_until_s > now:
-                    self._locks[token] = (kept.locked_until_s, kept.survivors)
+                    self._locks[token] = _Lock(kept.locked_until_s, kept.survivors, kept.terms.reach)
                 if answers is not None:
-                    self._answers[token, kept.task, kept.model_version, kept.window] = (answers, row)
+                    key = (token, kept.task, kept.model_version, kept.window)
+                    self._answers[key] = _Cached(answers, row, kept.terms)
 
     def _forget(self, now: float) -> None:
         """Drop what no window and no lock needs."""
         current = {task: self._settings.window(task, now) for task in self._layouts}
         self._answers = {key: value for key, value in self._answers.items() if key[3] >= current[key[1]]}
-        self._locks = {token: lock for token, lock in self._locks.items() if lock[0] > now}
+        self._locks = {token: lock for token, lock in self._locks.items() if lock.until_s > now}
         self._forget_at_s = now + FORGET_EVERY_S
         try:
             self._store.forget(now)
@@ -222,10 +249,7 @@ class ScoringGateway:
         self, question: Question, tokens: Sequence[bytes], survivors: tuple[str, ...], window: int
     ) -> Opened:
         """Open one total, trying again as long as nothing was opened."""
-        try:
-            issuer = issuer_of(question.grant)
-        except GrantRefused as refused:
-            raise NotAnswered(refused.code, str(refused)) from refused
+        terms = _terms(question)
         layout = self.layout(question.task)
         for attempt in range(1, MAX_ATTEMPTS + 1):
             try:
@@ -237,9 +261,8 @@ class ScoringGateway:
                     raise ended.reason from None
             # A member has come or gone: wait for the epoch that follows.
             await asyncio.sleep(0.2 * attempt)
-        self._issuers.add(issuer)
-        may = one_member_may_answer(question.grant)
-        released = release(summed.totals, layout, one_member_may_answer=may)
+        self._issuers.add(terms.issuer)
+        released = release(summed.totals, layout, one_member_may_answer=terms.one_member)
         try:
             return self._store.opened(summed.opening, summed.request, summed.survivors, released, self._now())
         except sqlite3.Error as error:
@@ -253,17 +276,49 @@ class ScoringGateway:
         """
         now, settings = self._now(), self._settings
         until = now + settings.lock_s
+        window_end = settings.window_end_s(request.task, request.window)
+        terms = Terms.of(Grant.claimed(request.grant))  # the nodes that answered have checked it
         try:
             opening = self._store.lock(
-                request, survivors, until, max(until, settings.window_end_s(request.task, request.window))
+                request, survivors, terms, locked_until_s=until, kept_until_s=max(until, window_end)
             )
         except sqlite3.Error as error:
             raise _not_written(error) from error
         for token in request.tokens:
             lock = self._locks.get(token)
-            if lock is None or lock[0] <= now:
-                self._locks[token] = (until, survivors)
+            if lock is None or lock.until_s <= now:
+                self._locks[token] = _Lock(until, survivors, terms.reach)
         return opening
+
+
+def _terms(question: Question) -> Terms:
+    """What the question's grant says of itself."""
+    try:
+        return Terms.of(Grant.claimed(question.grant))
+    except GrantRefused as refused:
+        raise NotAnswered(refused.code, str(refused)) from refused
+
+
+def _require_same_terms(kept: Iterable[Terms], asked: Terms) -> None:
+    """Refuse an answer of before to a grant under which it would not have been given (C2, C6)."""
+    for terms in kept:
+        if terms.reach != asked.reach:
+            raise _other_reach()
+        if terms.one_member and not asked.one_member:
+            raise NotAnswered(
+                "grant_one_member",
+                "expected a grant that lets a total over one knowing member be used, as the one that the kept answer"
+                " was opened under, found one that does not; ask in the next window, or under the grant of before",
+            )
+
+
+def _other_reach() -> NotAnswered:
+    return NotAnswered(
+        "grant_reach",
+        "expected a grant with the roles and answering members of the one that this entity was answered under before,"
+        " found another; the difference of the two totals would show a role (ask again when the lock has ended, or"
+        " under the grant of before)",
+    )
 
 
 def _not_written(error: sqlite3.Error) -> NotAnswered:

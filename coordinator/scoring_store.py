@@ -10,13 +10,14 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 
 from coordinator.scoring_answers import Opened, Released
 from policies.disclosure import FIRST, hash_of, peek_disclosure, sign_disclosure
 from policies.errors import UserError
-from policies.grants import issuer_of
+from policies.grants import Grant
 from policies.key_files import make_private_folder
 from protos.masked_sum.request import Request
 from protos.scoring.v1 import scoring_pb2 as pb
@@ -33,6 +34,8 @@ create table if not exists openings (
     tokens blob not null,
     survivors text not null,
     issuer blob not null,
+    reach blob not null,
+    one_member integer not null,
     locked_until real not null,
     kept_until real not null,
     outcomes blob,                 -- null: shares were asked for, and nothing came of it
@@ -48,6 +51,26 @@ begin select raise(abort, 'the log of openings is append-only'); end;
 
 
 @dataclass(frozen=True)
+class Terms:
+    """What must stay the same for an answer to be given again.
+
+    Attributes:
+        issuer: Who signed the grant, 32 bytes.
+        reach: `Grant.reach`, whose sum it is; empty if a release wrote it down that knew none, and then no grant's.
+        one_member: Whether a total over one knowing member was let out (C6).
+    """
+
+    issuer: bytes
+    reach: bytes
+    one_member: bool
+
+    @classmethod
+    def of(cls, grant: Grant) -> Self:
+        """Terms of a grant."""
+        return cls(grant.issuer, grant.reach, grant.one_role_may_answer)
+
+
+@dataclass(frozen=True)
 class Kept:
     """An opening of before.
 
@@ -57,7 +80,7 @@ class Kept:
         window: Of the request.
         tokens: Its entities, joined.
         survivors: Whose sum it was.
-        issuer: Whose grant it was opened under.
+        terms: Of the grant it was opened under.
         locked_until_s: Until when these are the only survivors for its entities.
         opened: What was released; None if nothing was opened after shares were asked for.
     """
@@ -67,7 +90,7 @@ class Kept:
     window: int
     tokens: bytes = field(repr=False)
     survivors: tuple[str, ...]
-    issuer: bytes
+    terms: Terms
     locked_until_s: float
     opened: Opened | None
 
@@ -90,6 +113,7 @@ class AnswerStore:
         self._db = self._connect()
         try:
             self._db.executescript(_SCHEMA)
+            self._add_columns()
             row = self._db.execute("select number, signed from disclosures order by number desc limit 1").fetchone()
         except sqlite3.DatabaseError as error:
             raise UserError(
@@ -98,12 +122,21 @@ class AnswerStore:
         self._path.chmod(0o600)
         self._last, self._previous = (0, FIRST) if row is None else (int(row[0]), hash_of(row[1]))
 
-    def lock(self, request: Request, survivors: tuple[str, ...], locked_until_s: float, kept_until_s: float) -> int:
+    def lock(
+        self,
+        request: Request,
+        survivors: tuple[str, ...],
+        terms: Terms,
+        *,
+        locked_until_s: float,
+        kept_until_s: float,
+    ) -> int:
         """Write down whose sum a request is going to be, before any share is asked for.
 
         Args:
             request: What is asked.
             survivors: Whose sum it is going to be.
+            terms: Of the grant that asks.
             locked_until_s: Until when these are the only survivors for its entities, Unix seconds.
             kept_until_s: When `forget` may drop the opening.
 
@@ -113,7 +146,7 @@ class AnswerStore:
         with self._db:
             cursor = self._db.execute(
                 "insert into openings (request_digest, task, model_version, time_window, tokens, survivors, issuer, "
-                "locked_until, kept_until) values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                "reach, one_member, locked_until, kept_until) values (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 (
                     request.digest,
                     request.task,
@@ -121,7 +154,9 @@ class AnswerStore:
                     request.window,
                     request.entities,
                     ",".join(survivors),
-                    issuer_of(request.grant),
+                    terms.issuer,
+                    terms.reach,
+                    int(terms.one_member),
                     locked_until_s,
                     kept_until_s,
                 ),
@@ -169,17 +204,19 @@ class AnswerStore:
 
     def kept(self) -> Iterator[Kept]:
         """Every opening that was not forgotten, oldest first."""
-        for task, version, window, tokens, survivors, issuer, until, outcomes, totals, disclosure in self._db.execute(
-            "select task, model_version, time_window, tokens, survivors, issuer, locked_until, outcomes, totals, "
-            "disclosure from openings order by id"
+        for row in self._db.execute(
+            "select task, model_version, time_window, tokens, survivors, issuer, reach, one_member, locked_until, "
+            "outcomes, totals, disclosure from openings order by id"
         ):
-            members = tuple(survivors.split(","))
+            task, version, window, tokens, survivors, issuer, reach, one_member, until, *found_then = row
+            outcomes, totals, disclosure = found_then
+            members, terms = tuple(survivors.split(",")), Terms(issuer, reach, bool(one_member))
             opened = None
             if outcomes is not None:
                 found = np.frombuffer(outcomes, dtype=np.uint8)
                 released = Released(found, np.frombuffer(totals, dtype="<i8").reshape(len(found), -1))
                 opened = Opened(released, members, peek_disclosure(disclosure).request_digest, disclosure)
-            yield Kept(task, version, window, tokens, members, issuer, until, opened)
+            yield Kept(task, version, window, tokens, members, terms, until, opened)
 
     def forget(self, now_s: float) -> None:
         """Drop openings that need be kept no longer."""
@@ -207,6 +244,15 @@ class AnswerStore:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+    def _add_columns(self) -> None:
+        """Files of releases before grants' reach was locked: what they hold has no reach, so no grant gets it again."""
+        columns = {row[1] for row in self._db.execute("pragma table_info(openings)")}
+        with self._db:
+            if "reach" not in columns:
+                self._db.execute("alter table openings add column reach blob not null default x''")
+            if "one_member" not in columns:
+                self._db.execute("alter table openings add column one_member integer not null default 1")
 
     def _connect(self) -> sqlite3.Connection:
         try:

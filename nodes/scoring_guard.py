@@ -37,6 +37,14 @@ class ScoringRefused(Exception):
         self.code = code
 
 
+@dataclass(frozen=True)
+class _Summed:
+    """Whose sum an entity was answered with: survivors, and the reach of the grant (`Grant.reach`)."""
+
+    survivors: tuple[str, ...]
+    reach: bytes
+
+
 @dataclass
 class _Charges:
     """What was answered, by the periods that budgets speak of; older periods are forgotten."""
@@ -86,8 +94,8 @@ class ScoringGuard:
         self.alarms = Alarms(journal, now)
         self._now = now
         self._charges = _Charges()
-        self._locks: dict[bytes, tuple[float, tuple[str, ...]]] = {}
-        self._rosters: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._locks: dict[bytes, tuple[float, _Summed]] = {}
+        self._summed: dict[_Summed, _Summed] = {}
         self._grants: OrderedDict[bytes, Grant] = OrderedDict()
         self._pruned_day = -1
         self._read_back()
@@ -137,7 +145,7 @@ class ScoringGuard:
             answers = grant.answered_by(self._role, self._member, tokens, self._token_key)
         except GrantRefused as refused:
             raise ScoringRefused(refused.code, str(refused)) from refused
-        self._check_locks(tokens, request.roster, now, whole=False)
+        self._check_locks(tokens, _Summed(request.roster, grant.reach), now, whole=False)
         self._charge(request, tokens, now)
         unknown = count_unknown() if request.task == documents.TASK else 0
         ticket = self._journal.append(
@@ -154,6 +162,7 @@ class ScoringGuard:
                 survivors=request.roster,
                 entities=request.entities,
                 unknown=unknown,
+                reach=grant.reach,
             ),
             flush=False,  # once the upload has left: it opens nothing, and shares wait for the flush
         )
@@ -168,11 +177,13 @@ class ScoringGuard:
             The journal's ticket of the lock; 0 when the request's own entry says it already, up to a power cut.
 
         Raises:
-            ScoringRefused: An entity was answered for other survivors within the lock's time.
+            ScoringRefused: An entity was answered for other survivors, or under a grant of another reach, within the
+                lock's time.
         """
         now = self._now()
-        self._check_locks(request.tokens, survivors, now, whole=True)
-        self._set_locks(request.tokens, survivors, now)
+        summed = _Summed(survivors, self._read_grant(request.grant).reach)
+        self._check_locks(request.tokens, summed, now, whole=True)
+        self._set_locks(request.tokens, summed, now)
         ticket = self._journal.append(
             StoredDisclosure(
                 event=StoredDisclosure.OPENED,
@@ -225,15 +236,10 @@ class ScoringGuard:
             raise ScoringRefused("epoch_expired", "expected a key epoch of today, found an older one; open a new one")
 
     def _grant(self, request: Request, now: float) -> Grant:
-        """The request's grant, checked; a grant's signature is verified once."""
+        """The request's grant, checked."""
         policy = self._policy
+        grant = self._read_grant(request.grant)
         try:
-            grant = self._grants.get(request.grant)
-            if grant is None:
-                grant = Grant.read(request.grant, policy.issuer_keys)
-                self._grants[request.grant] = grant
-                if len(self._grants) > _KEPT_GRANTS:
-                    self._grants.popitem(last=False)
             grant.check(purpose=request.purpose, tokens=request.tokens, now_s=now, skew_s=policy.max_clock_skew_s)
         except GrantRefused as refused:
             raise ScoringRefused(refused.code, str(refused)) from refused
@@ -241,28 +247,48 @@ class ScoringGuard:
             raise ScoringRefused("grant_revoked", "expected a grant that is in force, found a revoked one")
         return grant
 
-    def _check_locks(self, tokens: Sequence[bytes], survivors: tuple[str, ...], now: float, *, whole: bool) -> None:
-        """Refuse entities that were answered for other survivors; before S2, for survivors outside the roster."""
+    def _read_grant(self, signed: bytes) -> Grant:
+        """A grant whose signature was verified, once for all requests that bring it."""
+        grant = self._grants.get(signed)
+        if grant is None:
+            try:
+                grant = Grant.read(signed, self._policy.issuer_keys)
+            except GrantRefused as refused:
+                raise ScoringRefused(refused.code, str(refused)) from refused
+            self._grants[signed] = grant
+            if len(self._grants) > _KEPT_GRANTS:
+                self._grants.popitem(last=False)
+        return grant
+
+    def _check_locks(self, tokens: Sequence[bytes], summed: _Summed, now: float, *, whole: bool) -> None:
+        """Refuse entities that were answered with another sum; before S2, for survivors outside the roster."""
         locks = self._locks
         for token in tokens:
             lock = locks.get(token)
-            if lock is None or lock[0] <= now or lock[1] == survivors:
+            if lock is None or lock[0] <= now or lock[1] == summed:
                 continue
-            if whole or not set(lock[1]) <= set(survivors):
+            if lock[1].reach != summed.reach:  # also one of before, without a reach: nobody knows whose sum that was
+                raise ScoringRefused(
+                    "grant_reach",
+                    "expected a grant with the roles and answering members of the one that this entity was answered"
+                    " under before, found another; the difference of the two totals would show a role (ask again when"
+                    " the lock has ended, or under the grant of before)",
+                )
+            if whole or not set(lock[1].survivors) <= set(summed.survivors):
                 raise ScoringRefused(
                     "roster_locked",
                     "expected the survivors that this entity was answered for before, found others; the difference "
                     "of the two totals would show a member (ask again when the lock has ended)",
                 )
 
-    def _set_locks(self, tokens: Sequence[bytes], survivors: tuple[str, ...], at_s: float) -> None:
-        # One tuple for all entities of one roster.
-        roster = self._rosters.setdefault(survivors, survivors)
+    def _set_locks(self, tokens: Sequence[bytes], summed: _Summed, at_s: float) -> None:
+        # One object for all entities of one sum.
+        summed = self._summed.setdefault(summed, summed)
         until = at_s + self._policy.roster_lock_s
         for token in tokens:
             known = self._locks.get(token)
             if known is None or known[0] <= at_s:
-                self._locks[token] = (until, roster)
+                self._locks[token] = (until, summed)
 
     def _charge(self, request: Request, tokens: Sequence[bytes], now: float) -> None:
         policy, day = self._policy, int(now) // _DAY_S
@@ -270,6 +296,7 @@ class ScoringGuard:
             self._pruned_day = day
             self._charges.forget(lambda task: int(now) // policy.window_of(task) - 1, day)
             self._locks = {token: lock for token, lock in self._locks.items() if lock[0] > now}
+            self._summed = {lock[1]: lock[1] for lock in self._locks.values()}
         charges = self._charges
         answers = charges.answers.setdefault((request.window, request.task), {})
         if any(answers.get(token, 0) >= policy.answers_per_entity for token in tokens):
@@ -299,7 +326,7 @@ class ScoringGuard:
 
     def _read_back(self) -> None:
         """Charges and locks as the journal has them."""
-        open_requests: dict[bytes, tuple[float, tuple[bytes, ...], tuple[str, ...]]] = {}
+        open_requests: dict[bytes, tuple[float, tuple[bytes, ...], _Summed]] = {}
         last_boot = ""
         for entry in self._journal.entries():
             at_s = entry.at_ms / 1000
@@ -307,17 +334,17 @@ class ScoringGuard:
                 last_boot = entry.note
             elif entry.event == StoredDisclosure.CONTRIBUTED:
                 tokens = split_tokens(entry.entities)
-                open_requests[entry.request_digest] = (at_s, tokens, tuple(entry.survivors))
+                open_requests[entry.request_digest] = (at_s, tokens, _Summed(tuple(entry.survivors), entry.reach))
                 day = int(at_s) // _DAY_S
                 self._record(entry.window, entry.task, entry.purpose, entry.requester, tokens, day)
                 self._charges.unknown[day] = self._charges.unknown.get(day, 0) + entry.unknown
             elif entry.event == StoredDisclosure.OPENED and entry.request_digest in open_requests:
-                _, tokens, _ = open_requests.pop(entry.request_digest)
-                self._set_locks(tokens, tuple(entry.survivors), at_s)
+                _, tokens, asked = open_requests.pop(entry.request_digest)
+                self._set_locks(tokens, _Summed(tuple(entry.survivors), asked.reach), at_s)
         if open_requests and (not last_boot or last_boot != boot_id()):
             # The machine has been down: an answer may have left whose own entry was lost.
-            for at_s, tokens, roster in open_requests.values():
-                self._set_locks(tokens, roster, at_s)
+            for at_s, tokens, asked in open_requests.values():
+                self._set_locks(tokens, asked, at_s)
         self._journal.append(
             StoredDisclosure(event=StoredDisclosure.STARTED, at_ms=int(self._now() * 1000), note=boot_id())
         )

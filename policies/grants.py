@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import hmac
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -79,6 +80,18 @@ class Grant:
             joined[start : start + TOKEN_BYTES]: start // TOKEN_BYTES for start in range(0, len(joined), TOKEN_BYTES)
         }
 
+    @cached_property
+    def reach(self) -> bytes:
+        """Whom it lets answer, 32 bytes: totals under two grants of one reach are sums over the same members (C2).
+
+        Roles alone count where no member is named. Tags of named members mean something under this grant's id and at
+        their places alone, so the same tags in another grant are another reach.
+        """
+        named: tuple[bytes | str, ...] = ()
+        if self.answerers:
+            named = (self.grant_id, *self.roles, self.entities, self.answerers)
+        return hashlib.sha256(encode("grant/reach", *sorted(set(self.roles)), *named)).digest()
+
     @classmethod
     def read(cls, signed: bytes, issuers: Collection[bytes]) -> Self:
         """Check a signed grant.
@@ -88,6 +101,19 @@ class Grant:
         """
         outer = _parsed(pb.SignedGrant, signed)
         _verify(outer.body, outer.issuer, outer.signature, issuers, _GRANT_DOMAIN, "grant")
+        return cls._of(outer)
+
+    @classmethod
+    def claimed(cls, signed: bytes) -> Self:
+        """What a grant says of itself, its signature not checked: for whoever carries it to those that check it.
+
+        Raises:
+            GrantRefused: It is no grant.
+        """
+        return cls._of(_parsed(pb.SignedGrant, signed))
+
+    @classmethod
+    def _of(cls, outer: pb.SignedGrant) -> Self:
         body = _parsed(pb.Grant, outer.body)
         return cls(
             body.grant_id,

@@ -13,6 +13,8 @@ from policies.errors import GuardRefused
 from policies.fingerprints import entity_token, fingerprint, normalise
 from policies.grants import Grant, GrantRefused, Revocations, issue_grant, issue_revocations
 from policies.scoring_policy import load_scoring_policy
+from policies.token_key import TokenKey
+from protos.scoring.v1 import scoring_pb2 as pb
 from protos.sealed_sum.bounds import Bounds
 from simulations.masked_consortium import MaskedConsortium
 
@@ -96,6 +98,41 @@ def test_grant_allows_what_it_says_and_nothing_else():
         with pytest.raises(GrantRefused) as refused:
             read.check(**(fine | changes))
         assert refused.value.code == code
+
+
+def reach(**changes):
+    return Grant.claimed(grant(Ed25519PrivateKey.generate(), **changes)).reach
+
+
+def test_grants_have_one_reach_where_the_same_roles_may_answer():
+    roles = {"roles": ["bank", "payment"]}
+    assert reach(**roles) == reach(roles=["payment", "bank"], grant_id="h", tokens=tokens(3), expires_s=300)
+    assert reach(**roles) != reach()
+    assert reach(roles=["bankpayment"]) != reach(**roles)
+
+
+def test_grants_that_name_who_answers_have_a_reach_of_their_own():
+    """Tags are read under the grant's id and at their places: copied into another grant they name nobody."""
+    key = TokenKey(bytes(range(32)))
+    named = {"roles": ["bank", "payment"], "answering": {"bank": "bank-1"}, "token_key": key}
+    body = pb.Grant.FromString(pb.SignedGrant.FromString(grant(Ed25519PrivateKey.generate(), **named)).body)
+
+    def copied(**changes):
+        made = pb.Grant.FromString(body.SerializeToString())
+        for name, value in changes.items():
+            made.ClearField(name)
+            made.MergeFrom(pb.Grant(**{name: value}))
+        return Grant.claimed(pb.SignedGrant(body=made.SerializeToString()).SerializeToString()).reach
+
+    reaches = [
+        reach(roles=["bank", "payment"]),
+        copied(),
+        copied(grant_id="h"),
+        copied(roles=["payment", "bank"]),
+        copied(entities=b"".join(reversed(tokens(2)))),
+    ]
+    assert len(set(reaches)) == len(reaches)
+    assert copied() == copied(expires_s=300)
 
 
 def test_grant_of_another_issuer_or_with_a_changed_byte_is_refused():

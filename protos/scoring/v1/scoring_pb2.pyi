@@ -776,6 +776,7 @@ class StoredDisclosure(_message.Message):
     ENTITIES_FIELD_NUMBER: _builtins.int
     NOTE_FIELD_NUMBER: _builtins.int
     UNKNOWN_FIELD_NUMBER: _builtins.int
+    REACH_FIELD_NUMBER: _builtins.int
     event: Global___StoredDisclosure.Event.ValueType
     at_ms: _builtins.int
     request_digest: _builtins.bytes
@@ -789,6 +790,8 @@ class StoredDisclosure(_message.Message):
     note: _builtins.str
     unknown: _builtins.int
     """CONTRIBUTED, of documents: fingerprints that this node does not know (C8)"""
+    reach: _builtins.bytes
+    """CONTRIBUTED: whom the grant lets answer; locked like the survivors"""
     @_builtins.property
     def survivors(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """CONTRIBUTED: the roster"""
@@ -809,10 +812,11 @@ class StoredDisclosure(_message.Message):
         entities: _builtins.bytes = ...,
         note: _builtins.str = ...,
         unknown: _builtins.int = ...,
+        reach: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "entities", b"entities", "event", b"event", "grant_id", b"grant_id", "model_version", b"model_version", "note", b"note", "purpose", b"purpose", "request_digest", b"request_digest", "requester", b"requester", "survivors", b"survivors", "task", b"task", "unknown", b"unknown", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["at_ms", b"at_ms", "entities", b"entities", "event", b"event", "grant_id", b"grant_id", "model_version", b"model_version", "note", b"note", "purpose", b"purpose", "reach", b"reach", "request_digest", b"request_digest", "requester", b"requester", "survivors", b"survivors", "task", b"task", "unknown", b"unknown", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

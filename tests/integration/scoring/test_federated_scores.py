@@ -514,7 +514,128 @@ def test_c2_lock_of_a_lost_machine_is_taken_up_from_what_was_contributed(three, 
     again = three._node(member)
     again.journal.close()
 
-    assert again.responder._guard._locks[token][1] == three.consortium.members
+    assert again.responder._guard._locks[token][1].survivors == three.consortium.members
+
+
+# ---- the reach of a grant: two totals whose difference is a role's score ----
+
+
+def forgetful(scoring):
+    """A gateway that tries to take a difference: it asks the nodes again and checks nothing itself."""
+    scoring.gateway._answers.clear()
+    scoring.gateway._locks.clear()
+
+
+def test_c2_second_grant_with_fewer_roles_is_refused_by_every_node_known_entity_or_not(six):
+    tokens = [entity(six, 3), bytes(32)]
+
+    async def script():
+        codes = []
+        for token in tokens:
+            await six.ask(token)
+            forgetful(six)
+            codes.append(await six.ask(token, grant=six.grant(token, roles=ROLES[:2])))
+        return codes
+
+    assert six.run(script) == ["grant_reach", "grant_reach"]
+
+
+def test_c2_grant_that_names_another_member_to_answer_is_refused(six):
+    token = entity(six, 3)
+
+    async def script():
+        await six.ask(token, grant=six.grant(token, answering={"bank": "bank-1"}))
+        forgetful(six)
+        other = await six.ask(token, grant=six.grant(token, answering={"bank": "bank-2"}))
+        return other, await six.ask(token, grant=six.grant(token))
+
+    assert six.run(script) == ("grant_reach", "grant_reach")
+
+
+def test_c2_reach_is_locked_over_model_versions_tasks_and_the_process(six):
+    token = entity(six, 3)
+
+    async def script():
+        await six.ask(token)
+        for name in six.consortium.members:
+            await six.disconnect(name)
+        forgetful(six)
+        await six.connect(*six.consortium.members)
+        return await six.ask(token, grant=six.grant(token, roles=ROLES[:2]))
+
+    assert six.run(script) == "grant_reach"
+
+
+def test_c2_two_requests_of_different_reach_at_once_open_one_total(six):
+    """Both pass the check before the look-up; the one before the shares lets one of them through."""
+    token = entity(six, 3)
+
+    async def script():
+        asked = [asyncio.create_task(six.ask(token))]
+        while not any(node.seen for node in six.nodes.values()):  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        forgetful(six)
+        asked.append(asyncio.create_task(six.ask(token, grant=six.grant(token, roles=ROLES[:2]))))
+        return await asyncio.gather(*asked)
+
+    found = six.run(script)
+    assert sum(not isinstance(one, str) for one in found) == 1
+    assert {one for one in found if isinstance(one, str)} <= {"grant_reach", "too_few_members"}
+
+
+def test_c2_lock_of_a_journal_that_has_no_reach_lets_no_grant_through(three):
+    """Written by a release that did not lock the reach: nobody can say whose sum it was."""
+    token = entity(three, 3)
+
+    async def script():
+        await three.ask(token)
+        for name in three.consortium.members:
+            await three.disconnect(name)
+
+    three.run(script)
+    for member in three.consortium.members:
+        node = three._node(member)
+        kept = list(node.journal.entries())
+        node.journal.close()
+        for path in (three.consortium.folder / member / "state" / "scoring").iterdir():
+            path.unlink()
+        fresh = three._node(member)
+        for entry in kept:
+            entry.ClearField("reach")
+            fresh.journal.append(entry)
+        fresh.journal.close()
+
+    async def again():
+        forgetful(three)
+        return await three.ask(token)
+
+    assert three.run(again) == "grant_reach"
+
+
+def test_c2_gateway_keeps_an_answer_to_grants_of_its_reach(six):
+    token = entity(six, 3)
+
+    async def script():
+        await six.ask(token)
+        asked = {member: len(node.seen) for member, node in six.nodes.items()}
+        code = await six.ask(token, grant=six.grant(token, roles=ROLES[:2]))
+        renewed = await six.ask(token, grant=six.grant(token))
+        return code, renewed, asked == {member: len(node.seen) for member, node in six.nodes.items()}
+
+    code, renewed, silent = six.run(script)
+    assert code == "grant_reach"
+    assert renewed[0].from_cache
+    assert silent
+
+
+def test_c6_kept_total_over_one_member_is_not_given_to_a_grant_that_forbids_it(six):
+    token = entity(six, 1)
+
+    async def script():
+        first = await six.ask(token, grant=six.grant(token, one_role_may_answer=True))
+        return first[0].outcome, await six.ask(token)
+
+    assert six.run(script) == (pb.SCORED, "grant_one_member")
 
 
 # ---- replays and order ----

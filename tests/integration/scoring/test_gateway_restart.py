@@ -59,6 +59,38 @@ def test_answers_of_the_window_outlive_the_gateway_and_no_node_is_asked_again(si
     assert before[0].opened.disclosure == after[0].opened.disclosure
 
 
+def test_restarted_gateway_keeps_answers_to_grants_of_their_reach_and_terms(six):
+    many, one = known_to(six, 3), known_to(six, 1)
+
+    async def script():
+        await six.ask(many)
+        await six.ask(one, grant=six.grant(one, one_role_may_answer=True))
+        await six.restart_gateway()
+        return (
+            await six.ask(many, grant=six.grant(many, roles=["bank", "payment"])),
+            await six.ask(one),
+            (await six.ask(many))[0].from_cache,
+        )
+
+    assert six.run(script) == ("grant_reach", "grant_one_member", True)
+
+
+def test_answers_in_a_file_without_reach_are_given_to_no_grant(six):
+    """A file of a release that did not keep the reach gets the columns, and what is in it stays closed."""
+    token = known_to(six, 3)
+
+    async def script():
+        await six.ask(token)
+        with sqlite3.connect(six.consortium.folder / "coordinator" / "state" / FILE_NAME) as db:
+            db.execute("alter table openings drop column reach")
+            db.execute("alter table openings drop column one_member")
+        db.close()
+        await six.restart_gateway()
+        return await six.ask(token)
+
+    assert six.run(script) == "grant_reach"
+
+
 def test_c2_restarted_gateway_keeps_an_entity_to_its_survivors(six):
     """A degraded answer, a restart, another window: the members of then are asked for, and no other sum."""
     token, member = known_to(six, 3), six.consortium.members[0]
