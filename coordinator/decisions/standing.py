@@ -86,12 +86,19 @@ NOTHING: Final = Standing()
 _FACILITIES: Final = sa.select(cast("sa.Table", FacilityRow.__table__))
 _MINE: Final = (FacilityRow.tenant_id == sa.bindparam("tenant"), FacilityRow.applicant == sa.bindparam("applicant"))
 _LAST: Final = sa.select(sa.func.max(FacilityRow.number)).where(*_MINE).scalar_subquery()
-_OWED: Final[sa.Select[Any]] = sa.select(
-    FacilityRow.number, FacilityRow.currency, FacilityRow.granted, FacilityRow.repaid, FacilityRow.is_open
-).where(*_MINE, FacilityRow.is_open | (FacilityRow.number == _LAST))
-_CLAIMS: Final[sa.Select[Any]] = sa.select(
-    FinancedEvidenceRow.fingerprint, FinancedEvidenceRow.number, FinancedEvidenceRow.tenant_id
-).where(FinancedEvidenceRow.fingerprint.in_(sa.bindparam("fingerprints", expanding=True)))
+# Columns one by one would type each of them; what reads them does not need that.
+_OWED: Final = cast(
+    "sa.Select[Any]",
+    sa.select(
+        FacilityRow.number, FacilityRow.currency, FacilityRow.granted, FacilityRow.repaid, FacilityRow.is_open
+    ).where(*_MINE, FacilityRow.is_open | (FacilityRow.number == _LAST)),
+)
+_CLAIMS: Final = cast(
+    "sa.Select[Any]",
+    sa.select(FinancedEvidenceRow.fingerprint, FinancedEvidenceRow.number, FinancedEvidenceRow.tenant_id).where(
+        FinancedEvidenceRow.fingerprint.in_(sa.bindparam("fingerprints", expanding=True))
+    ),
+)
 _FACILITY: Final = _FACILITIES.where(
     FacilityRow.decision_id == sa.bindparam("decision"), FacilityRow.tenant_id == sa.bindparam("tenant")
 )

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import ConfigDict, Field, StringConstraints, TypeAdapter, model_validator
 
 from policies.closed_model import HEX_32_BYTES, ONE_LINE, ClosedModel
+from policies.fingerprints import normalise
 from policies.lending.money import CURRENCY, Exact, Money, Share
 from policies.lending.people import Moment
 from policies.lending.types import Application, Evidence, Id, Name, Product, TenorDays, Text
@@ -114,7 +115,8 @@ class DecisionRequest(ClosedModel):
 
     @model_validator(mode="after")
     def _each_document_once(self) -> Self:
-        if len({(one.kind, one.reference) for one in self.evidence}) != len(self.evidence):
+        written = {(one.kind, normalise(one.reference) or one.reference) for one in self.evidence}
+        if len(written) != len(self.evidence):
             raise ValueError("expected every document once, found one twice; its value would count twice")
         return self
 
