@@ -300,6 +300,11 @@ class DecisionStore:
             statement = statement.where(ReviewRow.status != "closed")
         return tuple(review_of(row) for row in self._read(statement.order_by(ReviewRow.opened_at, ReviewRow.id)))
 
+    def review(self, scope: Scope, review_id: str) -> Review | None:
+        """The review, or None where the scope has none of that id."""
+        rows = self._read(_within(REVIEWS.where(ReviewRow.id == review_id), ReviewRow.tenant_id, scope))
+        return review_of(rows[0]) if rows else None
+
     def endpoints(self, scope: Scope) -> tuple[WebhookEndpoint, ...]:
         """Webhook endpoints that are not disabled."""
         statement = _within(

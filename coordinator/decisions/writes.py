@@ -225,6 +225,11 @@ class DecisionWrites(StandingWrites):
             raise OfferClosed(offer_id)
         return offer_of(row)
 
+    def offer_of_event(self, tenant: str, event_id: str) -> StoredOffer | None:
+        """The offer that an event triggered, if it did."""
+        row = self._one(OFFERS.where(OfferRow.event_id == event_id, OfferRow.tenant_id == tenant))
+        return None if row is None else offer_of(row)
+
     def close_offer(self, tenant: str, offer_id: str, status: OfferStatus) -> StoredOffer:
         """End an open offer: accepted, expired or withdrawn.
 

@@ -139,6 +139,8 @@ class EventAnswer(ClosedModel):
     """Why a settled payment triggered nothing."""
     observed: ObservedShown | None = None
     repaid: Money | None = None
+    repeated: bool = False
+    """It was reported before: nothing was done again."""
 
 
 class ReviewAnswer(ClosedModel):

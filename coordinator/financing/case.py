@@ -219,19 +219,22 @@ def decided(
     return decision.model_copy(update={"outcome": outcome})
 
 
-def still_lends(case: Case, standing: Standing, terms_limit: Money) -> str | None:
-    """Why a limit that was granted or offered before would not be granted today; None when it would.
+def still_lends(case: Case, standing: Standing, limit: Money, *, approved_only: bool = False) -> str | None:
+    """Why a limit that was proposed or offered before would not be granted today; None when it would.
 
-    Two people may overrule a referral, and nobody a decline.
+    Args:
+        case: The case.
+        standing: What is owed and lent against now.
+        limit: What was proposed or offered.
+        approved_only: Whether a referral is too little: two people may overrule one, an offer may not.
     """
     outcome = assess(case, standing).decision.outcome
-    match outcome:
-        case Declined(reasons=reasons):
-            return ", ".join(reason.code for reason in reasons)
-        case Approved(terms=terms) | Referred(proposed=terms):
-            if terms.limit.currency == terms_limit.currency and terms.limit.amount >= terms_limit.amount:
-                return None
-            return f"at most {terms.limit} could be lent"
+    if isinstance(outcome, Declined) or (approved_only and isinstance(outcome, Referred)):
+        return ", ".join(reason.code for reason in outcome.reasons)
+    terms = outcome.terms if isinstance(outcome, Approved) else outcome.proposed
+    if terms.limit.currency == limit.currency and terms.limit.amount >= limit.amount:
+        return None
+    return f"at most {terms.limit} could be lent"
 
 
 def record_of(
@@ -245,8 +248,8 @@ def record_of(
     review: str | None,
     at: dt.datetime,
     status: str | None = None,
-) -> DecisionRecord:
-    """The record of a decision.
+) -> tuple[DecisionDocument, DecisionRecord]:
+    """The document and the record of a decision.
 
     Args:
         case: What entered.
@@ -275,7 +278,7 @@ def record_of(
     )
     terms = terms_of(made.decision)
     reasons = outcome.reductions if isinstance(outcome, Approved) else outcome.reasons
-    return DecisionRecord(
+    return document, DecisionRecord(
         id=decision_id,
         tenant=tenant,
         applicant=case.application.applicant_id,

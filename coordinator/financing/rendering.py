@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import cast
+from typing import Final, cast
 
 from coordinator.decisions.records import (
     DecisionRecord,
@@ -34,7 +34,9 @@ from policies.lending.money import Money
 from policies.lending.policy_set import PolicySet
 from policies.lending.types import Decision, Offer, Risk
 
-_LEDGER_END = b'"ledger":{"entry":0}}'
+THAW: Final = "thaw-"
+"""Ids of reviews that may lift a freeze begin so."""
+_LEDGER_END: Final = b'"ledger":{"entry":0}}'
 
 
 def decision_answer(stored: StoredDecision, document: DecisionDocument | None = None) -> DecisionAnswer:
@@ -45,8 +47,7 @@ def decision_answer(stored: StoredDecision, document: DecisionDocument | None = 
         document: Its document, if it was read already.
     """
     document = document or DecisionDocument.of(stored)
-    answer = _answer(stored.record, document, stored.status, stored.entry)
-    return answer
+    return _answer(stored.record, document, stored.status, stored.entry)
 
 
 def _answer(record: DecisionRecord, document: DecisionDocument, status: str, entry: int) -> DecisionAnswer:
@@ -160,7 +161,7 @@ def review_answer(review: Review, status: str, to_confirm: str | None) -> Review
         id=review.id,
         decision=review.decision_id,
         status=review.status,
-        about="freeze" if review.id.startswith("thaw-") else "referral",
+        about="freeze" if review.id.startswith(THAW) else "referral",
         why=review.why,
         opened_at=review.opened_at,
         maker=review.maker,

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from coordinator.decisions.records import Mode
-from coordinator.financing.requests import Applicant
+from coordinator.financing.checks import Matched
+from coordinator.financing.requests import Applicant, DecisionRequest
 from policies.lending.types import Risk
 
 
@@ -46,3 +47,6 @@ class ScoreSource(Protocol):
             ApplicantRefused: It cannot be scored as stated.
             ScoreWithheld: The members may not give it.
         """
+
+    async def matched(self, request: DecisionRequest) -> Matched:
+        """Whether order, invoice and transport document agree, and what is known of financing elsewhere."""

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Final, Literal, get_args
 
+from coordinator.decisions.errors import StatusConflict
+
 Status = Literal[
     "approved",
     "referred",
@@ -46,3 +48,14 @@ MONEY_MAY_BE_OUT: Final = frozenset({"approved", "disbursed", "warned", "frozen"
 def step_allowed(before: str, after: str) -> bool:
     """Whether a decision may go from one status to the other."""
     return after in STEPS[before]
+
+
+def require_step(decision_id: str, before: str, after: str) -> None:
+    """Return if the step is allowed.
+
+    Raises:
+        StatusConflict: It is not.
+    """
+    if not step_allowed(before, after):
+        leading = [status for status in STATUSES if after in STEPS[status]]
+        raise StatusConflict(decision_id, expected=" or ".join(leading), found=before)

@@ -65,23 +65,31 @@ class Days:
         self._today: Today | None = None
         self._looked_at = -float("inf")
 
+    def known(self) -> Today | None:
+        """What was in force a moment ago, or while somebody looks; None when it is time to call `today`."""
+        known = self._today
+        if known is None or known.policy.date != self._date():
+            return None
+        fresh = self._monotonic() - self._looked_at < self._look_every_s
+        return known if fresh or self._lock.locked() else None
+
     def today(self) -> Today:
-        """The policy and the lists of now.
+        """The policy and the lists of now, after a look at the folder; it may take a second when that changed.
 
         Raises:
             PolicyRefused: Some table has no version for today.
             ScreeningRefused: The lists cannot be used: nobody can be cleared.
         """
-        date = self._clock().astimezone(dt.UTC).date()
-        now, known = self._monotonic(), self._today
-        if known is not None and known.policy.date == date and now - self._looked_at < self._look_every_s:
-            return known
         with self._lock:
+            date = self._date()
             policy = self._folder.current(date)
             if self._today is None or self._today.policy is not policy:
                 self._today = Today(policy, Screener(policy, self._lists_of(date)))
-            self._looked_at = now
+            self._looked_at = self._monotonic()
             return self._today
+
+    def _date(self) -> dt.date:
+        return self._clock().astimezone(dt.UTC).date()
 
     def _lists_of(self, date: dt.date) -> ScreeningLists:
         if self._lists is None or self._lists[0] != date:
