@@ -50,13 +50,22 @@ def test_the_same_request_under_its_key_is_answered_again_and_done_once(desk):
         desk.decide(key="k", reference="PO-B")
 
 
-def test_a_decision_its_answer_its_entry_and_its_webhooks_are_one_transaction(desk, store, listening, monkeypatch, delivered):
+def test_a_decision_its_answer_its_entry_and_its_webhooks_are_one_transaction(
+    desk, store, listening, monkeypatch, delivered
+):
     monkeypatch.setattr(store, "new_id", lambda prefix, real=store.new_id: real(prefix) if prefix != "del" else 1 / 0)
     with pytest.raises(ZeroDivisionError):
         desk.decide(key="k")
     monkeypatch.undo()
 
-    for table in ("decisions", "ledger_entries", "facilities", "financed_evidence", "idempotency_keys", "webhook_outbox"):
+    for table in (
+        "decisions",
+        "ledger_entries",
+        "facilities",
+        "financed_evidence",
+        "idempotency_keys",
+        "webhook_outbox",
+    ):
         assert desk.count(table) == 0, table
     answer = desk.decide(key="k")
     ((topic, tenant, payload),) = delivered()
@@ -108,14 +117,22 @@ def test_no_name_and_no_country_stands_in_the_ledger(desk, store):
 def test_a_receivable_needs_order_invoice_and_transport_document_that_agree(desk):
     def documents(*stated):
         return [
-            {"kind": kind, "reference": f"{kind}-{amount}-{number}", "value": amount and {"amount": amount, "currency": "CNY"}}
+            {
+                "kind": kind,
+                "reference": f"{kind}-{amount}-{number}",
+                "value": amount and {"amount": amount, "currency": "CNY"},
+            }
             for number, (kind, amount) in enumerate(stated)
         ]
 
     order, invoice, transport = "purchase_order", "receivable", "transport_document"
-    agree = desk.decide(product="receivable", evidence=documents((order, "500000"), (invoice, "500000.00"), (transport, None)))
+    agree = desk.decide(
+        product="receivable", evidence=documents((order, "500000"), (invoice, "500000.00"), (transport, None))
+    )
     alone = desk.decide(product="receivable", evidence=documents((invoice, "500001")))
-    differ = desk.decide(product="receivable", evidence=documents((order, "500000"), (invoice, "500002"), (transport, None)))
+    differ = desk.decide(
+        product="receivable", evidence=documents((order, "500000"), (invoice, "500002"), (transport, None))
+    )
 
     assert agree["checks"]["three_way_match"] == "matched"
     assert agree["outcome"]["outcome"] == "approved"
@@ -167,7 +184,9 @@ def test_a_changed_table_changes_decisions_without_a_restart_and_the_old_one_sta
             row["out_advance_rate"] = '"0.25"' if row["_id"] == "order" else row["out_advance_rate"]
 
     edited(folder / "product" / "2026-01-01.json", lower)
-    edited(folder / "product" / "2026-01-01.cases.json", lambda content: _set_everywhere(content, "0.80", "0.25", "order"))
+    edited(
+        folder / "product" / "2026-01-01.cases.json", lambda content: _set_everywhere(content, "0.80", "0.25", "order")
+    )
     for path in (folder / "decisions").iterdir():
         path.unlink()
     after = desk.decide(applicant={"id": "b"})
@@ -191,7 +210,9 @@ def _set_everywhere(content, old, new, word):
 
 
 def test_every_acknowledged_decision_has_its_entry_and_the_audit_finds_nothing(real, store):
-    answers = [real.decide(applicant={"id": f"s-{n}", "features": {"utilization": n / 3, "age": 40}}) for n in range(12)]
+    answers = [
+        real.decide(applicant={"id": f"s-{n}", "features": {"utilization": n / 3, "age": 40}}) for n in range(12)
+    ]
 
     assert {answer["outcome"]["outcome"] for answer in answers} == {"approved", "referred", "declined"}
     assert sorted(answer["ledger"]["entry"] for answer in answers) == list(range(12))
@@ -208,10 +229,7 @@ def test_a_repeated_key_while_the_first_is_under_way_is_one_decision(desk, reque
 
     async def twice():
         return await asyncio.gather(
-            *(
-                desk.financing.decide("acme", "platform-a", request, key="one", request_hash=digest)
-                for _ in range(8)
-            )
+            *(desk.financing.decide("acme", "platform-a", request, key="one", request_hash=digest) for _ in range(8))
         )
 
     answers = asyncio.run(twice())

@@ -53,7 +53,12 @@ def test_a_repeated_instalment_under_one_key_goes_out_once(desk, approved):
 
 @pytest.mark.parametrize(
     ("now", "action", "status"),
-    [("7.20", "none", "approved"), ("7.21", "warn", "warned"), ("6.79", "warn", "warned"), ("7.35", "freeze", "frozen")],
+    [
+        ("7.20", "none", "approved"),
+        ("7.21", "warn", "warned"),
+        ("6.79", "warn", "warned"),
+        ("7.35", "freeze", "frozen"),
+    ],
 )
 def test_a_rate_move_of_3_percent_warns_and_of_5_percent_freezes(desk, approved, now, action, status):
     answer = desk.event(**rate(approved, now))

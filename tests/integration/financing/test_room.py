@@ -12,7 +12,8 @@ CAP = Decimal(5_000_000)
 
 def granted(answers):
     return sum(
-        (Decimal(one["outcome"]["terms"]["limit"]["amount"]) for one in answers if one["status"] == "approved"), Decimal(0)
+        (Decimal(one["outcome"]["terms"]["limit"]["amount"]) for one in answers if one["status"] == "approved"),
+        Decimal(0),
     )
 
 
