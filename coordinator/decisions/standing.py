@@ -86,19 +86,34 @@ NOTHING: Final = Standing()
 _FACILITIES: Final = sa.select(cast("sa.Table", FacilityRow.__table__))
 _MINE: Final = (FacilityRow.tenant_id == sa.bindparam("tenant"), FacilityRow.applicant == sa.bindparam("applicant"))
 _LAST: Final = sa.select(sa.func.max(FacilityRow.number)).where(*_MINE).scalar_subquery()
-# Columns one by one would type each of them; what reads them does not need that.
-_OWED: Final = cast(
-    "sa.Select[Any]",
-    sa.select(
-        FacilityRow.number, FacilityRow.currency, FacilityRow.granted, FacilityRow.repaid, FacilityRow.is_open
-    ).where(*_MINE, FacilityRow.is_open | (FacilityRow.number == _LAST)),
-)
-_CLAIMS: Final = cast(
-    "sa.Select[Any]",
-    sa.select(FinancedEvidenceRow.fingerprint, FinancedEvidenceRow.number, FinancedEvidenceRow.tenant_id).where(
-        FinancedEvidenceRow.fingerprint.in_(sa.bindparam("fingerprints", expanding=True))
-    ),
-)
+
+
+def _standing(which: sa.ColumnElement[bool]) -> sa.CompoundSelect[Any]:
+    """Both questions in one statement: every decision asks it."""
+    owed = sa.select(
+        FacilityRow.number,
+        FacilityRow.currency,
+        FacilityRow.granted,
+        FacilityRow.repaid,
+        FacilityRow.is_open,
+        sa.cast(sa.null(), FinancedEvidenceRow.fingerprint.type).label("fingerprint"),
+        sa.cast(sa.null(), FinancedEvidenceRow.tenant_id.type).label("claimant"),
+    ).where(*_MINE, FacilityRow.is_open | (FacilityRow.number == _LAST))
+    claimed = sa.select(
+        FinancedEvidenceRow.number,
+        *(
+            sa.cast(sa.null(), column.type)
+            for column in (FacilityRow.currency, FacilityRow.granted, FacilityRow.repaid, FacilityRow.is_open)
+        ),
+        FinancedEvidenceRow.fingerprint,
+        FinancedEvidenceRow.tenant_id,
+    ).where(which)
+    return sa.union_all(owed, claimed)
+
+
+# A list of any length costs as much again as the statement; most decisions are about one document.
+_WITH_ONE: Final = _standing(FinancedEvidenceRow.fingerprint == sa.bindparam("fingerprint"))
+_WITH_MANY: Final = _standing(FinancedEvidenceRow.fingerprint.in_(sa.bindparam("fingerprints", expanding=True)))
 _FACILITY: Final = _FACILITIES.where(
     FacilityRow.decision_id == sa.bindparam("decision"), FacilityRow.tenant_id == sa.bindparam("tenant")
 )
@@ -121,18 +136,25 @@ class StandingWrites:
             crowded: Whether work that shares this transaction may be about the same applicant or document: then what
                 it wrote is sent first. Without it such work is found out by its number, and done again.
         """
+        if len(fingerprints) == 1:
+            rows = self._rows(_WITH_ONE, crowded, tenant=tenant, applicant=applicant, fingerprint=fingerprints[0])
+        else:
+            some = list(fingerprints)
+            rows = self._rows(_WITH_MANY, crowded, tenant=tenant, applicant=applicant, fingerprints=some)
         owed: dict[str, Decimal] = {}
-        last = 0
-        for row in self._rows(_OWED, crowded, tenant=tenant, applicant=applicant):
-            last = max(last, row["number"])
-            if row["is_open"]:
-                owed[row["currency"]] = owed.get(row["currency"], Decimal(0)) + row["granted"] - row["repaid"]
         claims: dict[bytes, Claim] = {}
-        for row in self._rows(_CLAIMS, crowded, fingerprints=list(fingerprints)) if fingerprints else ():
-            known = claims.get(row["fingerprint"], Claim(row["fingerprint"], 0, own=False))
-            claims[known.fingerprint] = Claim(
-                known.fingerprint, max(known.number, row["number"]), known.own or row["tenant_id"] == tenant
-            )
+        last = 0
+        for row in rows:
+            values: tuple[Any, ...] = tuple(row.values())
+            number, currency, granted, repaid, is_open, fingerprint, claimant = values
+            if fingerprint is None:
+                last = max(last, number)
+                if is_open:
+                    owed[currency] = owed.get(currency, Decimal(0)) + granted - repaid
+            else:
+                known = claims.get(fingerprint, Claim(fingerprint, 0, own=False))
+                own = known.own or claimant == tenant
+                claims[fingerprint] = Claim(fingerprint, max(known.number, number), own)
         return Standing(last, tuple(sorted(owed.items())), tuple(claims[one] for one in sorted(claims)))
 
     def lend(self, facility: FacilityRecord, fingerprints: Iterable[bytes], standing: Standing) -> None:
@@ -178,7 +200,7 @@ class StandingWrites:
         )
         return replace(facility, **changes)
 
-    def _rows(self, statement: sa.Select[Any], crowded: bool, **values: Any) -> Sequence[sa.RowMapping]:
+    def _rows(self, statement: sa.Executable, crowded: bool, **values: Any) -> Sequence[sa.RowMapping]:
         if crowded:
             return self._transaction.execute(statement, **values).mappings().all()
         return self._transaction.look_up_all(statement, **values)

@@ -59,8 +59,7 @@ async def take_in(
         seen = observe(writes, today.policy, tenant, event.decision_id, event.signal(), actor=actor, thaw_id=thaw_id)
         response = _answered(CREATED, EventAnswer(id=event_id, source_id=event.id, kind=event.kind, observed=seen))
         if seen.action != "none":
-            moved = json.dumps({"decision": event.decision_id, "status": seen.status, "why": seen.text})
-            means.notices.tell(writes, endpoints, "decision.moved", moved.encode())
+            means.notices.tell_moved(writes, endpoints, event.decision_id, seen.status, seen.text)
         return response
 
     return await means.store.once(tenant, key, request_hash, work)
@@ -105,7 +104,8 @@ async def _settled(
             )
         answer = EventAnswer(id=event_id, source_id=event.id, kind=event.kind)
         if event.repays is not None:
-            repay(writes, tenant, event.repays, settlement.amount, actor=actor, source_id=event.id)
+            after = repay(writes, tenant, event.repays, settlement.amount, actor=actor, source_id=event.id)
+            means.notices.tell_moved(writes, endpoints, event.repays, after, f"{settlement.amount} paid back")
             answer = answer.model_copy(update={"repaid": settlement.amount})
         standing = writes.standing(tenant, event.applicant.id, case.fingerprints)
         found = _triggered(case, settlement, standing)

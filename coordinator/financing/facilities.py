@@ -86,7 +86,7 @@ async def disburse(
             {"decision": decision_id, "status": after, "facility": facility_shown(facility)}
         )
         body = answer.model_dump_json().encode()
-        means.notices.tell(writes, endpoints, "decision.moved", body)
+        means.notices.tell_moved(writes, endpoints, decision_id, after, why)
         return Response(status=200, body=body)
 
     return await means.store.once(tenant, key, request_hash, work)
@@ -96,13 +96,11 @@ def _is_blocked(screener: Screener, document: DecisionDocument) -> bool:
     return screener.screen(document.party.subject).verdict == "blocked"
 
 
-def repay(
-    writes: DecisionWrites, tenant: str, decision_id: str, amount: Money, *, actor: str, source_id: str
-) -> tuple[FacilityRecord, str]:
+def repay(writes: DecisionWrites, tenant: str, decision_id: str, amount: Money, *, actor: str, source_id: str) -> str:
     """Take a repayment in: what is paid back is no longer owed.
 
     Returns:
-        The facility, and where the decision stands now.
+        Where the decision stands now.
 
     Raises:
         DecisionUnknown: The tenant has no such decision.
@@ -118,11 +116,11 @@ def repay(
         )
     repaid = facility.repaid + amount.amount
     whole = repaid == facility.disbursed == facility.granted
-    facility = writes.change_facility(facility, repaid=repaid, is_open=not whole)
+    writes.change_facility(facility, repaid=repaid, is_open=not whole)
     after = "repaid" if whole else stored.status
     why = f"{amount} paid back by event {source_id}"
     move(writes, tenant, decision_id, before=stored.status, after=after, actor=actor, why=why)
-    return facility, after
+    return after
 
 
 def observe(

@@ -61,3 +61,10 @@ class Notices:
                 head = json.dumps({"id": delivery, "topic": topic, "at": time_text(writes.now)})
                 payload = f'{head[:-1]}, "data": {about.decode()}}}'
                 writes.deliver(delivery, endpoint.id, topic, payload)
+
+    def tell_moved(
+        self, writes: DecisionWrites, endpoints: tuple[WebhookEndpoint, ...], decision_id: str, status: str, why: str
+    ) -> None:
+        """Tell that a decision stands elsewhere now."""
+        about = json.dumps({"decision": decision_id, "status": status, "why": why}).encode()
+        self.tell(writes, endpoints, "decision.moved", about)

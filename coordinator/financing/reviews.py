@@ -140,9 +140,9 @@ async def confirm(
         if after is None:  # not agreed, or the freeze stays: somebody looks again
             after = found.stored.status
             writes.open_review(again_id, tenant, found.stored.record.id, f"sent back: {confirmation.why}"[:400])
-        answer = review_answer(checked, after, None).model_dump_json().encode()
-        means.notices.tell(writes, endpoints, "decision.moved", answer)
-        return Response(status=200, body=answer)
+        else:
+            means.notices.tell_moved(writes, endpoints, found.stored.record.id, after, confirmation.why)
+        return Response(status=200, body=review_answer(checked, after, None).model_dump_json().encode())
 
     with means.crowd.joined(keys):
         return await means.store.once(tenant, key, request_hash, work)
