@@ -70,6 +70,15 @@ class Financing:
             clock=clock,
         )
 
+    def check(self) -> None:
+        """Look at the policy and the lists of today, blocking: whether decisions can be taken now.
+
+        Raises:
+            PolicyRefused: Some table has no version for today.
+            ScreeningRefused: The lists cannot be used.
+        """
+        self._means.days.today()
+
     async def decide(
         self, tenant: str, actor: str, request: DecisionRequest, *, key: str, request_hash: bytes
     ) -> Response:

@@ -1,4 +1,4 @@
-"""A bearer token to who that is: checked once, remembered until it ends, and held against the clients file each time."""
+"""A bearer token to who that is: checked once, remembered until it ends, held against the clients file each time."""
 
 from __future__ import annotations
 
