@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -12,7 +13,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from coordinator.api.edge import MAX_IN_FLIGHT, Edge
-from coordinator.api.endpoint import Admission, Endpoint, answer
+from coordinator.api.endpoint import JSON, Admission, Endpoint, answer
 from coordinator.api.endpoints import decisions, events, health, ledger, offers, reviews, scores, tokens
 from coordinator.api.openapi import description
 from coordinator.api.problems import install_problem_handlers
@@ -28,6 +29,7 @@ _ABOUT: Final = (
     " decimal numbers in quotes. Refusals are problem documents (RFC 9457). Every decision has an entry in an"
     " append-only ledger, and a proof of it."
 )
+DESCRIPTION_PATH: Final = "/v1/openapi.json"
 ALWAYS: Final = (
     *tokens.ENDPOINTS,
     *decisions.ENDPOINTS,
@@ -75,12 +77,17 @@ def create_platform(
     app = FastAPI(
         title="Tallystick financing API",
         version="1",
-        openapi_url="/v1/openapi.json",
+        openapi_url=None,  # the description is made from the endpoints, below
         docs_url=None,  # these pages would fetch scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.openapi_schema = description(endpoints, title=app.title, version=app.version, about=_ABOUT)
+    document = json.dumps(description(endpoints, title=app.title, version=app.version, about=_ABOUT)).encode()
+
+    async def describe(_request: Request) -> Response:
+        return Response(document, media_type=JSON)
+
+    app.add_route(DESCRIPTION_PATH, describe, methods=["GET"])
     install_problem_handlers(app)
     by_path: dict[str, dict[str, Endpoint]] = {}
     for endpoint in endpoints:
