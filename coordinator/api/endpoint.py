@@ -245,7 +245,7 @@ def _body(kind: type[BaseModel] | TypeAdapter[Any] | None, raw: bytes) -> Any:
 
 
 def _invalid(wrong: ValidationError, *where: str) -> ProblemError:
-    """Names every value that is wrong and repeats none of them."""
+    """Names every value that is wrong by its place, without the key or the value that somebody made up."""
     problems = [
         FieldProblem(pointer(*where, *one["loc"]), validation_detail(one)) for one in wrong.errors(include_url=False)
     ]

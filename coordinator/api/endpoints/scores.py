@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from typing import Any, Final
 
-from starlette.responses import Response, StreamingResponse
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from coordinator.api.applicant import example_applicants, features_schema
 from coordinator.api.endpoint import JSON, Call, Endpoint, shown
@@ -31,7 +34,7 @@ def endpoints_for(model: Model) -> tuple[Endpoint, ...]:
     async def many(call: Call[Services]) -> Response:
         """Score a line at a time, while lines still come in."""
         require_media_type(call.request, NDJSON)
-        return StreamingResponse(_scored(model, _lines(call)), media_type=NDJSON)
+        return _Duplex(_scored(model, _lines(call)))
 
     body = {"schema": features_schema(model), "examples": example_applicants(model)}
     lines = {"schema": {"type": "string", "description": "One applicant a line, each as of POST /v1/scores"}}
@@ -55,6 +58,26 @@ def endpoints_for(model: Model) -> tuple[Endpoint, ...]:
             **common,
         ),
     )
+
+
+class _Duplex(Response):
+    """Lines out while lines come in.
+
+    Starlette's streaming response listens for the client's end meanwhile, and would take the body's parts for itself.
+    """
+
+    def __init__(self, lines: AsyncIterator[bytes]) -> None:
+        super().__init__(media_type=NDJSON)
+        del self.headers["content-length"]
+        self._lines = lines
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's signature
+        """Send what comes; stop where the client has gone."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        with suppress(ClientDisconnect):
+            async for line in self._lines:
+                await send({"type": "http.response.body", "body": line, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 async def _lines(call: Call[Services]) -> AsyncIterator[bytes]:

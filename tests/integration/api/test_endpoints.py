@@ -110,10 +110,10 @@ def test_missing_key_is_refused_and_nothing_is_written(desk):
         ({"evidence": "PO-1"}, "/evidence"),
     ],
 )
-def test_wrong_values_are_named_by_their_place_and_not_repeated(standing, change, pointer):
+def test_wrong_values_are_named_by_their_place(standing, change, pointer):
     document = problem(standing.decide(1, **change), 422, "invalid-request")
     assert [one["pointer"] for one in document["errors"]] == [pointer]
-    assert str(next(iter(change.values()))) not in document["errors"][0]["detail"].replace("found", "")
+    assert document["detail"].startswith(f"{pointer}: expected ")
 
 
 @pytest.mark.parametrize(
