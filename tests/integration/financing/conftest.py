@@ -14,6 +14,7 @@ import sqlalchemy as sa
 
 from coordinator.decisions.records import WebhookEndpoint
 from coordinator.decisions.store import DecisionStore
+from coordinator.financing.checks import Matched, matched_among
 from coordinator.financing.released_scores import ReleasedScores
 from coordinator.financing.requests import (
     EVENT_REQUEST,
@@ -89,8 +90,6 @@ class StatedScores:
         return Scored(risk, **self.changes)
 
     async def matched(self, request):
-        from coordinator.financing.checks import Matched, matched_among
-
         return Matched(matched_among(request.application()))
 
 
@@ -230,7 +229,7 @@ def store(decisions_url, clock):
 @pytest.fixture
 def make_desk(store, folder, clock):
     """Another desk over the same database: `make_desk(scores)`."""
-    return lambda scores, **options: Desk(options.pop("store", store), folder, scores, clock, **options)
+    return lambda scores, *, store=store, policy=folder, **options: Desk(store, policy, scores, clock, **options)
 
 
 @pytest.fixture
