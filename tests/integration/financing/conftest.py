@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from coordinator.database.connection import parse_url, writing_engine
 from coordinator.decisions.records import WebhookEndpoint
 from coordinator.decisions.store import DecisionStore
 from coordinator.financing.checks import Matched, matched_among
@@ -285,5 +286,18 @@ def second_store(decisions_url, clock):
 
 @pytest.fixture
 def delivered(store):
-    """Payloads in the outbox, by topic in the order they were written."""
+    """What is in the outbox: topic, tenant, payload; the clock stands still, so in no order."""
     return lambda: [(one.topic, one.endpoint.tenant, json.loads(one.payload)) for one in store.due_deliveries()]
+
+
+@pytest.fixture
+def sql(decisions_url):
+    """Change the database behind the store's back."""
+    engine = writing_engine(parse_url(decisions_url))
+
+    def run(statement):
+        with engine.begin() as connection:
+            connection.execute(sa.text(statement))
+
+    yield run
+    engine.dispose()
