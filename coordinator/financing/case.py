@@ -132,7 +132,7 @@ class Case:
             scored=scored,
             screening=today.screener.screen(party.subject),
             matched=matched,
-            fingerprints=fingerprints_of(key, today.policy, application),
+            fingerprints=fingerprints_of(key, today, application),
             today=today,
         )
 

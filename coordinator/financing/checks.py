@@ -6,7 +6,7 @@ known by a keyed hash. In federated mode the members' own match comes on top of 
 
 from __future__ import annotations
 
-import hmac
+import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -80,18 +80,18 @@ def _by_currency(values: Iterable[Money]) -> dict[str, str]:
     return {currency: f"{total.amount.normalize():f}" for currency, total in totals.items()}
 
 
-def fingerprints_of(key: SecretBytes, policy: PolicySet, application: Application) -> tuple[bytes, ...]:
+def fingerprints_of(key: SecretBytes, today: Today, application: Application) -> tuple[bytes, ...]:
     """Keyed hashes of the documents that are lent against, sorted: by them a document is found twice.
 
     How a reference is written (capitals, hyphens, spaces) makes no difference.
     """
-    kind = Inquiry(policy).one("product", product=application.product).text("evidence_kind")
+    kind = today.evidence_kind(application.product)
     return tuple(sorted({_fingerprint(key, one) for one in application.evidence if one.kind == kind}))
 
 
 def _fingerprint(key: SecretBytes, evidence: Evidence) -> bytes:
     text = f"tallystick/evidence/1\n{evidence.kind}\n{normalise(evidence.reference) or evidence.reference}"
-    return hmac.digest(key.raw, text.encode(), "sha256")
+    return hashlib.blake2b(text.encode(), key=key.raw, digest_size=32).digest()
 
 
 def double_financing_in(standing: Standing) -> DoubleFinancing:

@@ -53,12 +53,12 @@ async def decide(
     application = request.application()
     case = Case.of(Party.of(request.applicant), application, scored, matched, today, means.evidence_key)
     endpoints = await means.notices.endpoints(tenant)
-    decision_id, review_id, at = means.store.new_id("dec"), means.store.new_id("rev"), means.clock()
+    decision_id, at = means.store.new_id("dec"), means.clock()
 
     # 2. On what is probably owed.
     def prepared(standing: Standing) -> _Prepared:
         made = assess(case, standing)
-        review = review_id if isinstance(made.decision.outcome, Referred) else None
+        review = means.store.new_id("rev") if isinstance(made.decision.outcome, Referred) else None
         document, record = record_of(
             case,
             made,
@@ -87,8 +87,8 @@ async def decide(
         match ready.made.decision.outcome:
             case Approved(terms=terms):
                 after = lend(writes, case, standing, terms.limit, tenant, decision_id)
-            case Referred(reasons=reasons):
-                writes.open_review(review_id, tenant, decision_id, ", ".join(reason.code for reason in reasons))
+            case Referred(reasons=reasons) if ready.review is not None:
+                writes.open_review(ready.review, tenant, decision_id, ", ".join(reason.code for reason in reasons))
         answer = ended(ready.answer, stored.entry)
         means.notices.tell(writes, endpoints, "decision.created", answer)
         return Response(status=CREATED, body=answer, headers={"Location": f"/v1/decisions/{decision_id}"})

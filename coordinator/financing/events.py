@@ -25,9 +25,9 @@ from coordinator.financing.facilities import observe, repay
 from coordinator.financing.means import Means
 from coordinator.financing.rendering import offer_answer
 from coordinator.financing.requests import PaymentSettled, RateChange, Refund, Shipment
+from coordinator.financing.today import Today
 from policies.lending.money import Money
 from policies.lending.offers import application_for, assess_settlement
-from policies.lending.policy_set import Inquiry, PolicySet
 from policies.lending.types import Application, Evidence, NoOffer, Offer, Reason, Settlement
 
 CREATED, KNOWN = 201, 200
@@ -81,7 +81,7 @@ async def _settled(
         industry=event.industry,
     )
     party = Party.of(event.applicant)
-    case = Case.of(party, _as_application(today.policy, settlement), scored, _NEEDS_NO_MATCH, today, means.evidence_key)
+    case = Case.of(party, _as_application(today, settlement), scored, _NEEDS_NO_MATCH, today, means.evidence_key)
     endpoints = await means.notices.endpoints(tenant)
     event_id, decision_id, offer_id = (means.store.new_id(prefix) for prefix in ("evt", "dec", "off"))
     now = means.clock()
@@ -212,9 +212,9 @@ def _answered(status: int, answer: EventAnswer) -> Response:
     return Response(status=status, body=answer.model_dump_json().encode())
 
 
-def _as_application(policy: PolicySet, settlement: Settlement) -> Application:
+def _as_application(today: Today, settlement: Settlement) -> Application:
     """What the settlement is at most: it is screened and rated by that."""
-    kind = Inquiry(policy).one("product", product="order").text("evidence_kind")
+    kind = today.evidence_kind("order")
     return Application(
         applicant_id=settlement.applicant_id,
         product="order",

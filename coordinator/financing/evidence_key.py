@@ -1,4 +1,8 @@
-"""The key of evidence fingerprints: a file of mode 0600 with 64 hexadecimal digits, kept as long as the database."""
+"""The key by which one document is found twice: a file of mode 0600 with 64 hexadecimal digits.
+
+It belongs to the database: with another key nothing that is lent against would be found again. So it is made once, by
+hand, and an absent one stops the start; back both up together.
+"""
 
 from __future__ import annotations
 

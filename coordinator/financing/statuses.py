@@ -17,7 +17,6 @@ Status = Literal[
     "declined",
     "offered",
     "expired",
-    "withdrawn",
     "disbursed",
     "warned",
     "frozen",
@@ -28,7 +27,7 @@ STATUSES: Final[tuple[str, ...]] = get_args(Status)
 STEPS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     {
         "referred": frozenset({"approved", "declined"}),
-        "offered": frozenset({"approved", "expired", "withdrawn"}),
+        "offered": frozenset({"approved", "expired"}),
         # To itself: another instalment, another payment, another signal.
         "approved": frozenset({"approved", "disbursed", "warned", "frozen", "repaid"}),
         "disbursed": frozenset({"disbursed", "warned", "frozen", "repaid"}),
@@ -36,7 +35,6 @@ STEPS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
         "frozen": frozenset({"frozen", "approved", "disbursed", "repaid"}),
         "declined": frozenset(),
         "expired": frozenset(),
-        "withdrawn": frozenset(),
         "repaid": frozenset(),
     }
 )

@@ -10,11 +10,12 @@ import datetime as dt
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from policies.lending.folder import PolicyFolder
-from policies.lending.policy_set import PolicySet
+from policies.lending.policy_set import Inquiry, PolicySet
+from policies.lending.types import Product
 from policies.screening.lists import ScreeningLists
 from policies.screening.screen import Screener
 
@@ -33,6 +34,13 @@ class Today:
 
     policy: PolicySet
     screener: Screener
+    _kinds: dict[Product, str] = field(default_factory=dict, repr=False, compare=False)
+
+    def evidence_kind(self, product: Product) -> str:
+        """The kind of document that a product lends against."""
+        if product not in self._kinds:
+            self._kinds[product] = Inquiry(self.policy).one("product", product=product).text("evidence_kind")
+        return self._kinds[product]
 
 
 class Days:

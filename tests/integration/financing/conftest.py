@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
+from coordinator.database.connection import parse_url, writing_engine
 from coordinator.decisions.records import WebhookEndpoint
 from coordinator.decisions.store import DecisionStore
+from coordinator.financing.checks import Matched, matched_among
 from coordinator.financing.released_scores import ReleasedScores
 from coordinator.financing.requests import (
     EVENT_REQUEST,
@@ -89,8 +91,6 @@ class StatedScores:
         return Scored(risk, **self.changes)
 
     async def matched(self, request):
-        from coordinator.financing.checks import Matched, matched_among
-
         return Matched(matched_among(request.application()))
 
 
@@ -230,7 +230,7 @@ def store(decisions_url, clock):
 @pytest.fixture
 def make_desk(store, folder, clock):
     """Another desk over the same database: `make_desk(scores)`."""
-    return lambda scores, **options: Desk(options.pop("store", store), folder, scores, clock, **options)
+    return lambda scores, *, store=store, policy=folder, **options: Desk(store, policy, scores, clock, **options)
 
 
 @pytest.fixture
@@ -286,5 +286,18 @@ def second_store(decisions_url, clock):
 
 @pytest.fixture
 def delivered(store):
-    """Payloads in the outbox, by topic in the order they were written."""
+    """What is in the outbox: topic, tenant, payload; the clock stands still, so in no order."""
     return lambda: [(one.topic, one.endpoint.tenant, json.loads(one.payload)) for one in store.due_deliveries()]
+
+
+@pytest.fixture
+def sql(decisions_url):
+    """Change the database behind the store's back."""
+    engine = writing_engine(parse_url(decisions_url))
+
+    def run(statement):
+        with engine.begin() as connection:
+            connection.execute(sa.text(statement))
+
+    yield run
+    engine.dispose()

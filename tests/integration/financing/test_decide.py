@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from coordinator.decisions.errors import DecisionUnknown, IdempotencyConflict
+from coordinator.decisions.records import WebhookEndpoint
 from coordinator.decisions.store import EVERY_TENANT
 from coordinator.financing.case import DecisionDocument
 from coordinator.financing.errors import ApplicantRefused
@@ -203,7 +204,7 @@ def test_a_changed_table_changes_decisions_without_a_restart_and_the_old_one_sta
 
 def _set_everywhere(content, old, new, word):
     for case in content["cases"]:
-        if word in json.dumps(case["facts"] if "facts" in case else case):
+        if word in json.dumps(case):
             text = json.dumps(case).replace(f'"{old}"', f'"{new}"')
             case.clear()
             case.update(json.loads(text))
@@ -237,3 +238,31 @@ def test_a_repeated_key_while_the_first_is_under_way_is_one_decision(desk, reque
     assert len({answer.body for answer in answers}) == 1
     assert sum(not answer.replayed for answer in answers) == 1
     assert (desk.count("decisions"), desk.count("facilities")) == (1, 1)
+
+
+def test_a_new_endpoint_is_told_of_the_next_decision_once_the_use_cases_know(desk, store, delivered):
+    desk.decide(applicant={"id": "a"})
+    endpoint = WebhookEndpoint(
+        id="end-1",
+        tenant="acme",
+        url="https://x.example/",
+        key_id="k",
+        topics=("decision.created",),
+        created_at=desk.clock(),
+    )
+    store.commit_blocking(lambda writes: writes.add_endpoint(endpoint))
+    desk.financing.endpoints_changed("acme")
+
+    told = desk.decide(applicant={"id": "b"})
+    desk.event()
+
+    assert [payload["data"]["id"] for _, _, payload in delivered()] == [told["id"]]
+
+
+def test_a_stored_decision_that_was_changed_is_not_replayed(desk, store, sql):
+    answer = desk.decide()
+    sql("update decisions set document = replace(document, '400000.00', '500000.00')")
+
+    assert not desk.financing.explanation("acme", answer["id"]).replayed
+    with store.reading() as connection:
+        assert audit(connection).findings != []

@@ -322,7 +322,7 @@ def test_the_members_match_of_a_document_is_taken(platform, six, evidence, three
     """Answers of the gateway are stated here; what the members make of documents has its own tests."""
 
     async def script(one):
-        async def batch(asked, _context):
+        async def batch(asked, **_options):
             assert (asked.task, asked.model_version) == (documents.TASK, documents.VERSION)
             return pb.ScoreBatchReply(evidence=bytes(evidence) * (len(asked.entities) // 32))
 
@@ -333,7 +333,7 @@ def test_the_members_match_of_a_document_is_taken(platform, six, evidence, three
             "token": "ab" * 32,
         }
         request = one.request(known_to(six, 3)[0], product="receivable", evidence=[invoice])
-        one.scores._batch = lambda asked, timeout: batch(asked, timeout)
+        one.scores._batch = batch
         return await one.scores.matched(request)
 
     found_out = platform(script)

@@ -1,5 +1,8 @@
 """Instalments, repayments, and the watch: warnings, freezes, and who lifts them."""
 
+import hashlib
+import json
+import shutil
 from decimal import Decimal
 
 import pytest
@@ -7,6 +10,7 @@ import pytest
 from coordinator.decisions.errors import DecisionUnknown, EventConflict, ReviewRefused, StatusConflict
 from coordinator.financing.errors import NotDisbursable
 from coordinator.ledger.audit import audit
+from policies.screening.lists import DEFAULT_FOLDER
 
 LATE = {"kind": "shipment"}
 
@@ -164,16 +168,12 @@ def test_what_is_paid_back_is_no_longer_owed(desk, approved):
 def test_more_than_is_out_cannot_be_paid_back(desk, approved):
     desk.disburse(approved, "100000.00")
 
-    with pytest.raises(NotDisbursable, match="at most 100000.00 CNY"):
+    with pytest.raises(NotDisbursable, match=r"at most 100000\.00 CNY"):
         desk.event(amount="100000.01", repays=approved)
     assert desk.count("events") == 0
 
 
 def test_a_sanction_that_came_later_stops_the_next_instalment(desk, scores, make_desk, tmp_path):
-    import shutil
-
-    from policies.screening.lists import DEFAULT_FOLDER
-
     approved = desk.decide(applicant={"name": "Quiet Harbour Trading"})["id"]
     lists = shutil.copytree(DEFAULT_FOLDER, tmp_path / "lists")
     _list_party(lists, "Quiet Harbour Trading")
@@ -184,9 +184,6 @@ def test_a_sanction_that_came_later_stops_the_next_instalment(desk, scores, make
 
 
 def _list_party(lists, name):
-    import hashlib
-    import json
-
     folder = lists / "ofac-sdn-sample" / "2026-01-01"
     file = folder / "sdn.csv"
     row = f'990001,"{name}","-0- ","SAMPLE",-0- ,-0- ,-0- ,-0- ,-0- ,-0- ,-0- ,"SAMPLE"\r\n'

@@ -1,5 +1,6 @@
 """Pay-triggered finance: a settled payment makes a pre-approved offer by itself, which is accepted or ends."""
 
+import asyncio
 import datetime as dt
 from decimal import Decimal
 
@@ -113,8 +114,6 @@ def test_an_offer_reserves_no_room_and_does_not_hold_when_there_is_none_any_more
 
 
 def test_sixteen_offers_accepted_at_once_never_share_one_room(desk):
-    import asyncio
-
     offers = [desk.event(amount="1000000.00")["offer"]["id"] for _ in range(16)]
 
     async def together():

@@ -1,5 +1,6 @@
 """What an applicant owes and which documents are lent against, under attack by requests at the same time."""
 
+import hashlib
 import json
 from decimal import Decimal
 
@@ -123,8 +124,6 @@ def test_the_store_holds_no_reference_that_can_be_guessed(desk, store):
 
     with store.reading() as connection:
         (fingerprint,) = connection.exec_driver_sql("select fingerprint from financed_evidence").scalars()
-    import hashlib
-
     for text in (b"PO-GUESS-ME", b"POGUESSME", b"purchase_order\nPOGUESSME"):
         assert bytes(fingerprint) != hashlib.sha256(text).digest()
 
