@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -113,7 +115,9 @@ def run(settings: Settings) -> None:
         scheme = "http" if tls is None else "https"
         host = f"[{found.listen_host}]" if ":" in found.listen_host else found.listen_host
         print(f"Serving on {scheme}://{host}:{listener.getsockname()[1]} until Ctrl-C", flush=True)
-        with suppress(KeyboardInterrupt):  # uvicorn raises it again once it has answered what was under way
+        # uvicorn answers what is under way, then raises the signal again: that is the good end.
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+        with suppress(KeyboardInterrupt):
             uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -241,13 +241,15 @@ def _body(kind: type[BaseModel] | TypeAdapter[Any] | None, raw: bytes) -> Any:
     try:
         return kind.validate_json(raw) if isinstance(kind, TypeAdapter) else kind.model_validate_json(raw)
     except ValidationError as wrong:
-        raise _invalid(wrong) from None
+        raise _invalid(wrong, tagged=isinstance(kind, TypeAdapter)) from None
 
 
-def _invalid(wrong: ValidationError, *where: str) -> ProblemError:
+def _invalid(wrong: ValidationError, *where: str, tagged: bool = False) -> ProblemError:
     """Names every value that is wrong by its place, without the key or the value that somebody made up."""
     problems = [
-        FieldProblem(pointer(*where, *one["loc"]), validation_detail(one)) for one in wrong.errors(include_url=False)
+        # pydantic puts the tag of a union before the place; nobody wrote it there.
+        FieldProblem(pointer(*where, *one["loc"][1 if tagged else 0 :]), validation_detail(one))
+        for one in wrong.errors(include_url=False)
     ]
     first, more = problems[0], len(problems) - 1
     sentence = f"{first.pointer or 'The body'}: {first.detail}" + (f" and {more} more" if more else "")
