@@ -17,6 +17,15 @@ _SECURITY: Final = "clientCredentials"
 _ALWAYS: Final = ("bad-request", "busy", "internal-error")
 _OF_CALLERS: Final = ("unauthenticated", "forbidden", "rate-limited")
 _OF_BODIES: Final = ("malformed-json", "body-too-large", "unsupported-media-type", "invalid-request")
+_TEXT: Final[dict[str, Any]] = {"type": "string"}
+_PLAIN: Final[dict[str, dict[str, Any]]] = {
+    JSON: {"type": "object"},
+    "text/event-stream": {  # of one event
+        "type": "object",
+        "required": ["data"],
+        "properties": {"id": _TEXT, "event": _TEXT, "data": _TEXT},
+    },
+}
 _OF_WRITES: Final = ("idempotency-key-missing", "idempotency-conflict", "unavailable")
 
 
@@ -111,8 +120,7 @@ def _responses(endpoint: Endpoint, schemas: _Schemas) -> dict[str, Any]:
     if endpoint.answer is not None:
         content = {endpoint.media_type: {"schema": schemas.of(endpoint.answer, "serialization")}}
     else:
-        kind = "object" if endpoint.media_type == JSON else "string"
-        content = {endpoint.media_type: {"schema": {"type": kind}}}
+        content = {endpoint.media_type: {"schema": _PLAIN.get(endpoint.media_type, _TEXT)}}
     good: dict[str, Any] = {"description": "Done", "content": content}
     if endpoint.once:
         good["headers"] = {

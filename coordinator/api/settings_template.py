@@ -19,12 +19,12 @@ def api_settings_toml(*, coordinator_settings_path: str, model_path: str, issuer
         return json.dumps(value, ensure_ascii=False)
 
     return f"""\
-# Settings of a Tallystick financing API. Relative paths are meant from the folder of this file; no password belongs here.
+# Settings of a Tallystick financing API. Relative paths are meant from the folder of this file; no passwords here.
 format = "tallystick-api/1"
 coordinator_settings_path = {text(coordinator_settings_path)}  # identity key, agreement, database of decisions
 issuer_url = {text(issuer_url)}          # as clients reach it; issuer and audience of its tokens
 identity_dir = "clients"                 # mode 0700: clients and the keys that sign tokens, `tallystick api client-add`
-evidence_key_path = "keys/evidence.key"  # mode 0600: finds a document that is presented twice; keep it with the database
+evidence_key_path = "keys/evidence.key"  # mode 0600: finds a document presented twice; back it up with the database
 model_path = {text(model_path)}
 horizon_months = 12                      # of the model's task
 listen_host = "127.0.0.1"                # another address needs [tls]

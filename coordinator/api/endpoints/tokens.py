@@ -33,10 +33,8 @@ async def give(call: Call[Services]) -> Response:
     try:
         form = await _form(call.request)
         name, secret = _credentials(call.request, form)
-    except _Malformed as wrong:
+    except (_Malformed, ProblemError) as wrong:
         return _error(400, "invalid_request", str(wrong))
-    except ProblemError as wrong:
-        return _error(400, "invalid_request", wrong.detail)
     if form.get("grant_type") != "client_credentials":
         return _error(400, "unsupported_grant_type", "Expected grant_type=client_credentials, found another or none.")
     try:

@@ -77,3 +77,12 @@ def test_not_ready_is_said_while_the_process_lives(desk):
     desk.process.authenticator._keys._look_at = 0.0
     assert desk.request("GET", "/readyz").status_code == 503
     assert desk.request("GET", "/healthz").status_code == 200
+
+
+def test_body_whose_length_is_not_declared_is_bounded_all_the_same(standing):
+    async def parts():
+        for _ in range(40):
+            yield b" " * 10_000
+
+    answer = standing.post("/v1/decisions", headers={"Content-Type": "application/json"}, content=parts())
+    assert answer.status_code == 413
