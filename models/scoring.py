@@ -129,10 +129,7 @@ def score_frame(model: Model, rows: Mapping[str, ArrayLike] | pd.DataFrame) -> S
     design = model.design(columns)
     score = model.tower_log_odds(design)
     contributions = np.empty((len(score), len(model.features)))
-    if model.tower == "additive":
-        terms = (design - model.means) * model.parameters[:-1]
-    else:
-        terms = _integrated_gradients(model, design)
+    terms = column_terms(model, design)
     for k, block in enumerate(model.blocks):
         contributions[:, k] = terms[:, block.start : block.stop].sum(axis=1)
     points = model.scale.points(score)
@@ -146,6 +143,13 @@ def score_frame(model: Model, rows: Mapping[str, ArrayLike] | pd.DataFrame) -> S
         contribution_points=contribution_points,
         base_points=points - contribution_points.sum(axis=1),
     )
+
+
+def column_terms(model: Model, design: FloatArray) -> FloatArray:
+    """What each column of a design matrix adds to the log-odds of default, shape (n_rows, n_columns)."""
+    if model.tower == "additive":
+        return np.asarray((design - model.means) * model.parameters[:-1], dtype=np.float64)
+    return _integrated_gradients(model, design)
 
 
 def _integrated_gradients(model: Model, design: FloatArray) -> FloatArray:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
+from pydantic_core import ErrorDetails
 
 from policies.errors import UserError
 
@@ -208,6 +209,29 @@ def validation_sentence(problem: ValidationError, hint: str) -> str:
         text = f"{place}: expected {expected}, found {found}; correct it"
     more = len(details) - 1
     return text + (f" (and {more} more problem{'s' if more > 1 else ''})." if more else ".")
+
+
+def validation_detail(problem: ErrorDetails) -> str:
+    """One problem of a validation in words, without its place and without the value: for whoever sent it over a wire.
+
+    Args:
+        problem: One of `ValidationError.errors`.
+    """
+    kind, context = problem["type"], problem.get("ctx", {})
+    match kind:
+        case "missing":
+            return "expected a value, found nothing; add it"
+        case "extra_forbidden":
+            return "expected a known key, found another; remove it or correct its spelling"
+        case "union_tag_not_found":
+            return f"expected the key {_tag_name(context)}, found none; add it"
+        case "union_tag_invalid":
+            tags = context.get("expected_tags")
+            return f"expected {_tag_name(context)} to be one of {tags}, found another; correct it"
+        case "value_error":
+            return one_line(context.get("error", problem["msg"])).rstrip(".")
+    expected = _EXPECTED.get(kind) or _expected_from_context(kind, context, problem["msg"])
+    return f"expected {expected}, found something else; correct it"
 
 
 def shown(value: object) -> str:

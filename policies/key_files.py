@@ -6,6 +6,7 @@ Both ends use this: a member's identity and TLS keys, and the operator's.
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from policies.agreement import format_identity_key
-from policies.closed_model import read_bounded, shown_path
+from policies.closed_model import HEX_32_BYTES, read_bounded, shown_path
 from policies.errors import SettingsRefused
 
 
@@ -82,6 +83,28 @@ def write_private(path: Path, content: bytes) -> None:
         raise SettingsRefused(
             f"{shown_path(path)}: cannot be written ({problem.strerror}); choose another folder."
         ) from None
+
+
+def load_secret(path: Path, what: str, hint: str) -> bytes:
+    """Read 32 bytes from a private file that holds them as 64 hexadecimal digits.
+
+    Args:
+        path: The file.
+        what: What it should hold, in words.
+        hint: How to come by one.
+
+    Raises:
+        SettingsRefused: Absent, readable by others, or something else.
+    """
+    if not path.exists():
+        raise SettingsRefused(f"{shown_path(path)}: expected {what}, found nothing; {hint}.")
+    check_private(path)
+    text = read_bounded(path, SettingsRefused).strip().decode("ascii", errors="replace")
+    if not re.fullmatch(HEX_32_BYTES, text):
+        raise SettingsRefused(
+            f"{shown_path(path)}: expected {what} as 64 hexadecimal digits, found something else; {hint}."
+        )
+    return bytes.fromhex(text)
 
 
 def private_pem(key: Ed25519PrivateKey | EllipticCurvePrivateKey) -> bytes:

@@ -7,13 +7,10 @@ With it the platform's own list of customers would be a dictionary for the token
 from __future__ import annotations
 
 import hmac
-import re
 import secrets
 from pathlib import Path
 
-from policies.closed_model import HEX_32_BYTES, read_bounded, shown_path
-from policies.errors import SettingsRefused
-from policies.key_files import check_private, write_private
+from policies.key_files import load_secret, write_private
 from protos.sealed_sum.secret import SecretBytes
 
 _HINT = "`tallystick grant new-key` makes one, and the members take over its file as it is"
@@ -45,12 +42,4 @@ def load_token_key(path: Path) -> TokenKey:
     Raises:
         SettingsRefused: Absent, readable by others, or not 32 bytes in hexadecimal.
     """
-    if not path.exists():
-        raise SettingsRefused(f"{shown_path(path)}: expected the members' token key, found nothing; {_HINT}.")
-    check_private(path)
-    text = read_bounded(path, SettingsRefused).strip().decode("ascii", errors="replace")
-    if not re.fullmatch(HEX_32_BYTES, text):
-        raise SettingsRefused(
-            f"{shown_path(path)}: expected a token key of 64 hexadecimal digits, found something else; {_HINT}."
-        )
-    return TokenKey(bytes.fromhex(text))
+    return TokenKey(load_secret(path, "the members' token key", _HINT))

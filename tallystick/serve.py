@@ -67,8 +67,8 @@ def serve(
         ssl_certfile=certificate,
         ssl_keyfile=key,
     )
-    _check_tls(config)
-    with _listen(host, port) as listener:
+    check_tls(config)
+    with listen(host, port) as listener:
         scheme = "http" if certificate is None else "https"
         shown_host = f"[{host}]" if ":" in host else host
         print(f"Serving on {scheme}://{shown_host}:{listener.getsockname()[1]} until Ctrl-C", flush=True)
@@ -76,7 +76,7 @@ def serve(
             uvicorn.Server(config).run(sockets=[listener])
 
 
-def _check_tls(config: uvicorn.Config) -> None:
+def check_tls(config: uvicorn.Config) -> None:
     """Load the certificate now, where a mistake can be told in one sentence.
 
     Raises:
@@ -93,7 +93,7 @@ def _check_tls(config: uvicorn.Config) -> None:
         ) from None
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """Bind the address.
 
     Raises:

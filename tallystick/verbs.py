@@ -39,6 +39,7 @@ VERBS: dict[str, Verb] = {
     "policy": Verb("tallystick.policy", "Check, show and explain the lending policy."),
     "card": Verb("tallystick.card", "Show the card of a model."),
     "ledger": Verb("tallystick.ledger", "Verify, show and export the ledger, and prove what it says."),
+    "api": Verb("tallystick.api", "Set up and run the financing API, and name its clients."),
     "serve": Verb("tallystick.serve", "Serve scores of a released model over HTTP."),
     "simulate": Verb("tallystick.simulate", "Run the protocol with all members in one process."),
     "bench": Verb("tallystick.bench", "Measure, and write the figures as JSON."),

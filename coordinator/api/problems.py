@@ -20,13 +20,23 @@ TYPE_PREFIX = "urn:tallystick:problem:"
 PROBLEMS: Mapping[str, tuple[int, str]] = {
     "malformed-json": (400, "The body is not the JSON that is expected"),
     "bad-request": (400, "The request is malformed"),
+    "idempotency-key-missing": (400, "The request needs an Idempotency-Key"),
+    "unauthenticated": (401, "The caller is not known"),
+    "forbidden": (403, "The caller may not do this"),
+    "score-withheld": (403, "The members may not give this score"),
     "not-found": (404, "There is nothing at this address"),
     "method-not-allowed": (405, "This address does not know that method"),
+    "conflict": (409, "The request does not fit what there is"),
     "body-too-large": (413, "The body is too large"),
     "unsupported-media-type": (415, "The body must be JSON"),
     "invalid-request": (422, "The request does not say what is needed"),
     "invalid-features": (422, "The features cannot be scored"),
+    "idempotency-conflict": (422, "The Idempotency-Key belongs to another request"),
+    "no-policy-answer": (422, "The lending policy has no answer to this"),
+    "rate-limited": (429, "The caller asks too often"),
+    "busy": (429, "More is under way than can be taken on"),
     "internal-error": (500, "Something went wrong here"),
+    "unavailable": (503, "It cannot be answered now"),
 }
 
 
@@ -50,13 +60,17 @@ class ProblemError(Exception):
         name: Key of `PROBLEMS`.
         detail: One sentence about this occurrence.
         errors: One entry for each value that is wrong.
+        headers: Of the response.
     """
 
-    def __init__(self, name: str, detail: str, errors: Sequence[FieldProblem] = ()) -> None:
+    def __init__(
+        self, name: str, detail: str, errors: Sequence[FieldProblem] = (), headers: Mapping[str, str] | None = None
+    ) -> None:
         super().__init__(detail)
         self.name = name
         self.detail = detail
         self.errors = tuple(errors)
+        self.headers = dict(headers or {})
 
 
 def pointer(*parts: str | int) -> str:
@@ -120,14 +134,14 @@ def install_problem_handlers(app: FastAPI) -> None:
     async def on_problem(_request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, ProblemError):  # registered for that type alone
             raise error
-        return problem_response(error.name, error.detail, error.errors)
+        return problem_response(error.name, error.detail, error.errors, headers=error.headers)
 
     async def on_http(_request: Request, error: Exception) -> JSONResponse:
         if not isinstance(error, HTTPException):
             raise error
         match error.status_code:
             case 404:
-                detail = "Expected POST /v1/scores or GET /healthz, found another path; correct the address."
+                detail = "Expected a path of this API, found another; /v1/openapi.json lists them."
                 return problem_response("not-found", detail)
             case 405:
                 allowed = (error.headers or {}).get("Allow", "another method")

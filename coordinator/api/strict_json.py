@@ -23,21 +23,38 @@ async def read_json(request: Request) -> Any:
     Raises:
         ProblemError: Not JSON by its media type, longer than `MAX_BODY_BYTES`, or not strict JSON in UTF-8.
     """
+    require_media_type(request, "application/json")
+    return parse_strict(await read_body(request, MAX_BODY_BYTES))
+
+
+def require_media_type(request: Request, expected: str) -> None:
+    """Return if the body is declared as that.
+
+    Raises:
+        ProblemError: It is not.
+    """
     media_type = request.headers.get("content-type", "").split(";")[0].strip().lower()
-    if media_type != "application/json":
+    if media_type != expected:
         raise ProblemError(
-            "unsupported-media-type",
-            "Expected Content-Type application/json, found another or none; set the header.",
+            "unsupported-media-type", f"Expected Content-Type {expected}, found another or none; set the header."
         )
+
+
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """The bytes of a body.
+
+    Raises:
+        ProblemError: It is longer than `max_bytes`.
+    """
     declared = request.headers.get("content-length", "0")
-    if declared.isascii() and declared.isdigit() and int(declared[:20]) > MAX_BODY_BYTES:
-        raise _too_large()
+    if declared.isascii() and declared.isdigit() and int(declared[:20]) > max_bytes:
+        raise _too_large(max_bytes)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:  # the header may lie, or be absent
-            raise _too_large()
-    return parse_strict(bytes(body))
+        if len(body) > max_bytes:  # the header may lie, or be absent
+            raise _too_large(max_bytes)
+    return bytes(body)
 
 
 def parse_strict(body: bytes) -> Any:
@@ -63,10 +80,9 @@ def _malformed(found: str) -> ProblemError:
     return ProblemError("malformed-json", f"Expected one JSON object in UTF-8, found {found}; correct the body.")
 
 
-def _too_large() -> ProblemError:
+def _too_large(max_bytes: int) -> ProblemError:
     return ProblemError(
-        "body-too-large",
-        f"Expected a body of at most {MAX_BODY_BYTES} bytes, found more; send one applicant a request.",
+        "body-too-large", f"Expected a body of at most {max_bytes} bytes, found more; send less in one request."
     )
 
 

@@ -19,6 +19,7 @@ OUTCOMES = ("approved", "referred", "declined")
 MODES = ("released", "federated")
 OFFER_STATES = ("open", "accepted", "expired", "withdrawn")
 REVIEW_STATES = ("open", "proposed", "closed")
+WATCH_STATES = ("active", "warned", "frozen")
 
 _BigId = sa.BigInteger().with_variant(sa.Integer(), "sqlite")  # SQLite numbers rows only in INTEGER columns
 _Hash = sa.LargeBinary(32)
@@ -264,6 +265,54 @@ class ReviewRow(Base):
     checker_verdict: Mapped[str | None] = mapped_column(sa.String(16))
     checker_why: Mapped[str | None] = mapped_column(sa.Text)
     checker_at: Mapped[dt.datetime | None] = mapped_column(UtcTime)
+
+
+class FacilityRow(Base):
+    """Money that may go out under an approved decision, or is out; a working copy of what the transitions say."""
+
+    __tablename__ = "facilities"
+    __table_args__ = (
+        _one_of("watch", WATCH_STATES),
+        # Whoever lends to an applicant takes the next number: of two who saw the same room, one is refused.
+        sa.UniqueConstraint("tenant_id", "applicant", "number"),
+    )
+
+    decision_id: Mapped[str] = mapped_column(sa.ForeignKey("decisions.id"), primary_key=True)
+    tenant_id: Mapped[str] = mapped_column(sa.ForeignKey("tenants.id"))
+    applicant: Mapped[str] = mapped_column(sa.String(200))
+    number: Mapped[int] = mapped_column(sa.Integer)
+    """1, 2, ... within the tenant's applicant."""
+    industry: Mapped[str] = mapped_column(sa.String(64))
+    currency: Mapped[str] = mapped_column(sa.String(3))
+    granted: Mapped[Decimal] = mapped_column(ExactDecimal)
+    """The limit, in units of `currency`."""
+    disbursed: Mapped[Decimal] = mapped_column(ExactDecimal)
+    repaid: Mapped[Decimal] = mapped_column(ExactDecimal)
+    watch: Mapped[str] = mapped_column(sa.String(16))
+    is_open: Mapped[bool] = mapped_column(sa.Boolean)
+    """Whether it counts against what the applicant may owe."""
+
+
+class FinancedEvidenceRow(Base):
+    """A document that is lent against, by a keyed hash: found again without telling whose it was."""
+
+    __tablename__ = "financed_evidence"
+
+    fingerprint: Mapped[bytes] = mapped_column(_Hash, primary_key=True)
+    number: Mapped[int] = mapped_column(sa.SmallInteger, primary_key=True, autoincrement=False)
+    """1, 2, ...: two who both saw none cannot both take the first."""
+    tenant_id: Mapped[str] = mapped_column(sa.ForeignKey("tenants.id"))
+    decision_id: Mapped[str] = mapped_column(sa.ForeignKey("decisions.id"))
+
+
+class PolicyArchiveRow(Base):
+    """The tables of a policy that decided, kept as long as its decisions."""
+
+    __tablename__ = "policy_archives"
+
+    sha256: Mapped[str] = mapped_column(sa.String(64), primary_key=True)
+    content: Mapped[str] = mapped_column(sa.Text)
+    created_at: Mapped[dt.datetime] = mapped_column(UtcTime)
 
 
 class IdempotencyRow(Base):

@@ -7,7 +7,7 @@ so that every caller sees what those before it wrote.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
@@ -63,6 +63,10 @@ class Transaction:
     def look_up(self, statement: sa.Executable, **values: Any) -> sa.RowMapping | None:
         """Read one row without sending what waits: for what the waiting rows cannot change, or may not."""
         return self._connection.execute(statement, values).mappings().first()
+
+    def look_up_all(self, statement: sa.Executable, **values: Any) -> Sequence[sa.RowMapping]:
+        """As `look_up`, all rows."""
+        return self._connection.execute(statement, values).mappings().all()
 
     def append(self, kind: str, body: bytes) -> int:
         """Append an entry to the ledger.

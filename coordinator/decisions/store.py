@@ -34,6 +34,7 @@ from coordinator.database.migrate import require_schema
 from coordinator.database.schema import (
     DecisionRow,
     DeliveryRow,
+    FacilityRow,
     LedgerHeadRow,
     OfferRow,
     ReviewRow,
@@ -67,6 +68,7 @@ from coordinator.decisions.rows import (
     review_of,
     transition_of,
 )
+from coordinator.decisions.standing import ARCHIVE, FACILITIES, FacilityRecord, facility_of
 from coordinator.decisions.writes import DecisionWrites, replayed
 from policies.closed_model import shown
 
@@ -298,6 +300,11 @@ class DecisionStore:
             statement = statement.where(ReviewRow.status != "closed")
         return tuple(review_of(row) for row in self._read(statement.order_by(ReviewRow.opened_at, ReviewRow.id)))
 
+    def review(self, scope: Scope, review_id: str) -> Review | None:
+        """The review, or None where the scope has none of that id."""
+        rows = self._read(_within(REVIEWS.where(ReviewRow.id == review_id), ReviewRow.tenant_id, scope))
+        return review_of(rows[0]) if rows else None
+
     def endpoints(self, scope: Scope) -> tuple[WebhookEndpoint, ...]:
         """Webhook endpoints that are not disabled."""
         statement = _within(
@@ -310,6 +317,18 @@ class DecisionStore:
         due = DELIVERIES.where(DeliveryRow.next_attempt_at <= self._clock())
         rows = self._read(due.order_by(DeliveryRow.next_attempt_at, DeliveryRow.id).limit(limit))
         return tuple(delivery_of(row) for row in rows)
+
+    def facility(self, scope: Scope, decision_id: str) -> FacilityRecord | None:
+        """The decision's facility, or None where there is none."""
+        rows = self._read(
+            _within(FACILITIES.where(FacilityRow.decision_id == decision_id), FacilityRow.tenant_id, scope)
+        )
+        return facility_of(rows[0]) if rows else None
+
+    def archived_policy(self, sha256: str) -> str | None:
+        """The tables that are kept under this hash."""
+        rows = self._read(ARCHIVE, sha256=sha256)
+        return None if not rows else str(rows[0]["content"])
 
     def reading(self) -> sa.Connection:
         """A connection for reads in one transaction (the ledger's proofs); close it."""

@@ -22,6 +22,7 @@ from coordinator.database.schema import (
     EventRow,
     IdempotencyRow,
     OfferRow,
+    PolicyArchiveRow,
     ReviewRow,
     TenantRow,
     TransitionRow,
@@ -65,11 +66,12 @@ from coordinator.decisions.rows import (
     review_of,
     sorted_json,
 )
+from coordinator.decisions.standing import ARCHIVE, StandingWrites
 from coordinator.ledger.commitments import SALT_BYTES
 from coordinator.ledger.entries import Entry, encode_entry
 
 
-class DecisionWrites:
+class DecisionWrites(StandingWrites):
     """The store's writes within one transaction, handed to a unit of work (see `DecisionStore.commit`).
 
     Args:
@@ -105,6 +107,11 @@ class DecisionWrites:
             sa.delete(CosignatureRow).where(CosignatureRow.size == size, CosignatureRow.witness == witness)
         )
         self._transaction.insert(CosignatureRow, size=size, witness=witness, line=line, at=self.now)
+
+    def keep_policy(self, sha256: str, content: str) -> None:
+        """Keep the tables of a policy that is about to decide, unless they are kept already."""
+        if self._transaction.execute(ARCHIVE, sha256=sha256).first() is None:
+            self._transaction.insert(PolicyArchiveRow, sha256=sha256, content=content, created_at=self.now)
 
     # -- decisions ------------------------------------------------------------------------------------
 
@@ -207,8 +214,8 @@ class DecisionWrites:
         self._transaction.insert(OfferRow, **offer_row(record, entry=entry))
         return StoredOffer(record=record, status="open", closed_at=None, entry=entry)
 
-    def close_offer(self, tenant: str, offer_id: str, status: OfferStatus) -> StoredOffer:
-        """End an open offer: accepted, expired or withdrawn.
+    def open_offer(self, tenant: str, offer_id: str) -> StoredOffer:
+        """The offer within this transaction, if it is open.
 
         Raises:
             OfferClosed: The tenant has no such offer that is open.
@@ -216,10 +223,24 @@ class DecisionWrites:
         row = self._one(OFFERS.where(OfferRow.id == offer_id, OfferRow.tenant_id == tenant, OfferRow.status == "open"))
         if row is None:
             raise OfferClosed(offer_id)
+        return offer_of(row)
+
+    def offer_of_event(self, tenant: str, event_id: str) -> StoredOffer | None:
+        """The offer that an event triggered, if it did."""
+        row = self._one(OFFERS.where(OfferRow.event_id == event_id, OfferRow.tenant_id == tenant))
+        return None if row is None else offer_of(row)
+
+    def close_offer(self, tenant: str, offer_id: str, status: OfferStatus) -> StoredOffer:
+        """End an open offer: accepted, expired or withdrawn.
+
+        Raises:
+            OfferClosed: The tenant has no such offer that is open.
+        """
+        offer = self.open_offer(tenant, offer_id)
         self._transaction.execute(
             sa.update(OfferRow).where(OfferRow.id == offer_id).values(status=status, closed_at=self.now)
         )
-        return replace(offer_of(row), status=status, closed_at=self.now)
+        return replace(offer, status=status, closed_at=self.now)
 
     # -- reviews --------------------------------------------------------------------------------------
 

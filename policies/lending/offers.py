@@ -11,6 +11,7 @@ from decimal import Decimal
 from typing import Literal
 
 from policies.decision_tables.errors import PolicyRefused
+from policies.decision_tables.table import Row
 from policies.lending.decide import decide
 from policies.lending.exchange import Exchange
 from policies.lending.money import times
@@ -64,27 +65,13 @@ def assess_settlement(
         PolicyRefused: A currency without a rate, or an amount that is no whole number of minor units.
     """
     inquiry = Inquiry(policy)
-    currency = Exchange(inquiry).checked(settlement.amount)
-    row = inquiry.one("offer", customer_risk=checks.customer_risk, industry=settlement.industry, pd_12m=risk.pd_12m)
-    if not row.flag("offered"):
-        return NoOffer(reasons=(policy_reason(inquiry, NOT_FORESEEN),))
-    if currency.in_cny_down(settlement.amount.amount) < row.number("minimum_settled"):
-        return NoOffer(reasons=(policy_reason(inquiry, SETTLED_TOO_LITTLE),))
-    amount = currency.money_down(times(row.number("share"), settlement.amount.amount))
-    if not amount.amount:
-        return NoOffer(reasons=(policy_reason(inquiry, SETTLED_TOO_LITTLE),))
-    kind = inquiry.one("product", product=_PRODUCT).text("evidence_kind")
-    application = Application(
-        applicant_id=settlement.applicant_id,
-        product=_PRODUCT,
-        amount=amount,
-        tenor_days=int(row.number("tenor_days")),
-        industry=settlement.industry,
-        evidence=(Evidence(kind=kind, reference=settlement.settlement_id, value=settlement.amount),),
-    )
+    application = _application(inquiry, settlement, risk, checks)
+    if isinstance(application, NoOffer):
+        return application
     decision = decide(policy, application, risk, checks, exposure)
     match decision.outcome:
         case Approved() as approved:
+            row = _row(Inquiry(policy), settlement, risk, checks)
             return Offer(
                 settlement_id=settlement.settlement_id,
                 applicant_id=settlement.applicant_id,
@@ -96,6 +83,36 @@ def assess_settlement(
             )
         case Referred(reasons=reasons) | Declined(reasons=reasons):
             return NoOffer(reasons=(policy_reason(inquiry, NOT_APPROVED), *reasons))
+
+
+def application_for(policy: PolicySet, settlement: Settlement, risk: Risk, checks: Checks) -> Application | NoOffer:
+    """The application that a settlement makes by itself, or why it makes none."""
+    return _application(Inquiry(policy), settlement, risk, checks)
+
+
+def _application(inquiry: Inquiry, settlement: Settlement, risk: Risk, checks: Checks) -> Application | NoOffer:
+    currency = Exchange(inquiry).checked(settlement.amount)
+    row = _row(inquiry, settlement, risk, checks)
+    if not row.flag("offered"):
+        return NoOffer(reasons=(policy_reason(inquiry, NOT_FORESEEN),))
+    if currency.in_cny_down(settlement.amount.amount) < row.number("minimum_settled"):
+        return NoOffer(reasons=(policy_reason(inquiry, SETTLED_TOO_LITTLE),))
+    amount = currency.money_down(times(row.number("share"), settlement.amount.amount))
+    if not amount.amount:
+        return NoOffer(reasons=(policy_reason(inquiry, SETTLED_TOO_LITTLE),))
+    kind = inquiry.one("product", product=_PRODUCT).text("evidence_kind")
+    return Application(
+        applicant_id=settlement.applicant_id,
+        product=_PRODUCT,
+        amount=amount,
+        tenor_days=int(row.number("tenor_days")),
+        industry=settlement.industry,
+        evidence=(Evidence(kind=kind, reference=settlement.settlement_id, value=settlement.amount),),
+    )
+
+
+def _row(inquiry: Inquiry, settlement: Settlement, risk: Risk, checks: Checks) -> Row:
+    return inquiry.one("offer", customer_risk=checks.customer_risk, industry=settlement.industry, pd_12m=risk.pd_12m)
 
 
 def _valid_until(date: dt.date, days: Decimal) -> dt.date:

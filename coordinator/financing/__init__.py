@@ -1,0 +1,1 @@
+"""The use cases of the financing API, without HTTP: decide, offer, review, watch, disburse."""

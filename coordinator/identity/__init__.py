@@ -1,0 +1,1 @@
+"""Who calls the financing API: clients, their secrets, tokens, scopes, rates."""
