@@ -227,8 +227,8 @@ def test_an_export_that_cannot_be_finished_leaves_no_half_of_a_file(settings, ru
 def test_migrate_says_what_it_did_and_that_nothing_is_left_to_do(run, tmp_path):
     url = f"sqlite:///{tmp_path / 'new.sqlite'}"
 
-    assert "schema none -> 0001." in run("coordinator", "migrate", "--database", url)[1]
-    assert "has schema 0001 already." in run("coordinator", "migrate", "--database", url)[1]
+    assert "schema none -> 0002." in run("coordinator", "migrate", "--database", url)[1]
+    assert "has schema 0002 already." in run("coordinator", "migrate", "--database", url)[1]
 
 
 def test_a_password_in_the_settings_is_refused_and_not_repeated(settings, run):

@@ -289,8 +289,9 @@ def test_folder_takes_the_newest_list_of_each_issuer_and_leaves_out_what_is_none
     assert lists.revoked("x", issuer.public_key().public_bytes_raw())
     assert not lists.revoked("y", issuer.public_key().public_bytes_raw())
     assert "d.revocations" in caplog.text
+    signed = issue_revocations(issuer, 3, ["x"])
     with pytest.raises(GrantRefused):
-        lists.add(issue_revocations(issuer, 3, ["x"])[:-1] + b"\0")
+        lists.add(signed[:-1] + bytes([signed[-1] ^ 1]))
 
 
 # ---- the log of openings (C2) ----
